@@ -1,0 +1,74 @@
+"""cloudmask finds clouds in satellite and very-high-resolution RGB scenes of any size.
+
+Names are imported at their first use: the command line answers ``--help`` before xarray is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudmask.mask import threshold
+    from cloudmask.predict import predict, segment
+    from cloudmask.registry import CloudModel, list_models, load_model
+    from cloudmask.report import cloud_cover, evaluate, quicklook
+    from cloudmask.resample import enlarge
+    from cloudmask.sample import write_sample
+    from cloudmask.scene import open_label, open_scene, open_valid
+    from cloudmask.write import write_cog, write_png, write_zarr
+
+__all__ = [
+    "CloudModel",
+    "cloud_cover",
+    "enlarge",
+    "evaluate",
+    "list_models",
+    "load_model",
+    "open_label",
+    "open_scene",
+    "open_valid",
+    "predict",
+    "quicklook",
+    "segment",
+    "threshold",
+    "write_cog",
+    "write_png",
+    "write_sample",
+    "write_zarr",
+]
+
+_HOME = {
+    "CloudModel": "registry",
+    "cloud_cover": "report",
+    "enlarge": "resample",
+    "evaluate": "report",
+    "list_models": "registry",
+    "load_model": "registry",
+    "open_label": "scene",
+    "open_scene": "scene",
+    "open_valid": "scene",
+    "predict": "predict",
+    "quicklook": "report",
+    "segment": "predict",
+    "threshold": "mask",
+    "write_cog": "write",
+    "write_png": "write",
+    "write_sample": "sample",
+    "write_zarr": "write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cloudmask")
+    if name in _HOME:
+        value = getattr(import_module(f"cloudmask.{_HOME[name]}"), name)
+        # `predict` is also a module, which importing has just put here: the function goes on top.
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'cloudmask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

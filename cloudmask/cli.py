@@ -1,0 +1,393 @@
+"""The command line: parses, calls, prints, nothing else. Heavy imports wait for their command."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cloudmask.plan import Plan
+    from cloudmask.registry import CloudModel
+    from cloudmask.report import CloudCover
+
+_WRITERS = (".tif", ".tiff", ".zarr", ".png")
+
+
+class _Bands(click.ParamType):
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            bands = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            bands = ()
+        if len(bands) != 3:
+            self.fail(f"{value!r} is not three band numbers such as 1,2,3", param, ctx)
+        return bands
+
+
+class _Gsd(click.ParamType):
+    name = "METRES|native"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        if value == "native":
+            return "native"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither metres nor 'native'", param, ctx)
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
+    # GDAL's and libtiff's own lines: what matters of them is raised.
+    os.environ.setdefault("CPL_LOG", os.devnull)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted: nothing was written", 130)
+    except (ValueError, OSError, ImportError) as error:
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        _fail(str(error).strip().split("\n")[0], 2)
+
+
+def _fail(line: str, code: int) -> None:
+    print(f"cloudmask: {line}", file=sys.stderr, flush=True)
+    # Not sys.exit: it would wait for dask's threads to finish chunks that nobody needs.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cloudmask")
+def cli() -> None:
+    """Find clouds in satellite and very-high-resolution RGB scenes of any size."""
+
+
+def _scene_options(command: Any) -> Any:
+    """Options that say how a scene is read."""
+    for option in reversed(
+        [
+            click.option("--model", metavar="NAME|FILE", help="Model; see `cloudmask models`."),
+            click.option(
+                "--bands", type=_Bands(), default="1,2,3", show_default=True,
+                help="Red, green and blue, counted from 1.",
+            ),
+            click.option(
+                "--gsd", type=_Gsd(),
+                help="Ground sample distance to read at; default: the model's where the scene is "
+                "finer.",
+            ),
+            click.option(
+                "--resize-factor", type=float, metavar="N",
+                help="Read at pixels N times as long instead.",
+            ),
+            click.option(
+                "--nodata", type=float, metavar="VALUE",
+                help="Nodata value, where the file names none or a wrong one.",
+            ),
+            click.option(
+                "--chunk", type=click.IntRange(min=1), metavar="PX",
+                help="Chunk height and width on the model's grid.",
+            ),
+            click.option(
+                "--overlap", type=click.IntRange(min=0), metavar="PX",
+                help="Halo around a chunk; default: the model's, which leaves no seams.",
+            ),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("scene")
+@click.argument("out", type=click.Path(path_type=Path))
+@_scene_options
+@click.option("--scale", type=float, help="Value that maps to 255 (needed unless uint8).")
+@click.option(
+    "--stretch", type=float, metavar="PERCENT",
+    help="Or: percentile to clip at both ends; 2 is light, 5 medium, 10 heavy.",
+)  # fmt: skip
+@click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
+@click.option("--probability", is_flag=True, help="Write probabilities, on the model's grid.")
+@click.option(
+    "--grid", type=click.Choice(["scene", "model"]),
+    help="Grid of OUT; default: the scene's.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Default: what this machine is fastest at.",
+)  # fmt: skip
+@click.option("--quicklook", type=click.Path(path_type=Path), help="Also draw a PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def segment(scene: str, out: Path, **options: Any) -> None:
+    """Find the clouds of SCENE and write the mask to OUT.
+
+    OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
+    Values: 0 clear, 1 cloud, 255 nodata.
+    """
+    from cloudmask.network import keep_freed_memory
+
+    keep_freed_memory()
+    _log(quiet=options["quiet"])
+    start = time.perf_counter()
+    model, plan, threshold = _prepare(scene, out, options)
+    cover = _write(scene, out, model, plan, threshold, options)
+    elapsed = time.perf_counter() - start
+    if cover.cloud_percent is None:
+        logging.getLogger("cloudmask").warning("%s has no valid pixel: all is nodata", scene)
+    if options["as_json"]:
+        _print_json(_result(scene, out, model, plan, threshold, cover, elapsed))
+    elif not options["quiet"]:
+        share = "no valid pixel" if cover.cloud_percent is None else f"{cover.cloud_percent:.1f} %"
+        megapixels = plan.native.height * plan.native.width / 1e6
+        print(
+            f"{out}: cloud {share}, nodata {cover.nodata_percent:.1f} %, "
+            f"{plan.native.height} × {plan.native.width} px, {elapsed:.1f} s, "
+            f"{megapixels / elapsed:.2f} Mpx/s"
+        )
+
+
+def _prepare(scene: str, out: Path, options: dict[str, Any]) -> tuple["CloudModel", "Plan", float]:
+    """Refuse what cannot work, before any pixel is read."""
+    from cloudmask.mask import check_threshold
+    from cloudmask.registry import load_model
+    from cloudmask.write import check_output
+
+    if out.suffix.lower() not in _WRITERS:
+        raise ValueError(f"{out} ends in {out.suffix!r}: let it end in .tif, .zarr or .png")
+    if options["probability"]:
+        if options["grid"] == "scene":
+            raise ValueError("--probability is on the model's grid: leave out --grid scene")
+        if out.suffix.lower() == ".png":
+            raise ValueError("--probability needs a .tif or .zarr: a picture holds a mask")
+    outputs = [out] + ([options["quicklook"]] if options["quicklook"] else [])
+    if options["quicklook"] and options["quicklook"].suffix.lower() != ".png":
+        raise ValueError(f"{options['quicklook']} is no picture name: let it end in .png")
+    for output in outputs:
+        if output.exists() and Path(scene).exists() and output.samefile(scene):
+            raise ValueError(f"{output} is the scene itself: choose another name")
+        check_output(output, overwrite=options["overwrite"])
+    if len({output.resolve() for output in outputs}) < len(outputs):
+        raise ValueError(f"{out} is named twice: give the quicklook another name")
+    model = load_model(options["model"], precision=options["precision"])
+    threshold = model.threshold if options["threshold"] is None else options["threshold"]
+    check_threshold(threshold)
+    return model, _plan(scene, model, options), threshold
+
+
+def _plan(scene: str, model: "CloudModel", options: dict[str, Any]) -> "Plan":
+    from cloudmask.constants import CHUNK
+    from cloudmask.plan import default_gsd, make_plan
+    from cloudmask.scene import model_grid, scene_grid
+
+    native = scene_grid(scene, options["bands"])
+    gsd, factor = options["gsd"], options["resize_factor"]
+    if gsd is not None and factor is not None:
+        raise ValueError("--gsd and --resize-factor are both given: choose one")
+    if gsd is None and factor is None:
+        gsd = default_gsd(native, model)
+    grid = model_grid(native, None if gsd == "native" else gsd, factor)
+    return make_plan(
+        native, grid, model, chunk=options["chunk"] or CHUNK, overlap=options["overlap"]
+    )
+
+
+def _write(
+    path: str,
+    out: Path,
+    model: "CloudModel",
+    plan: "Plan",
+    value: float,
+    options: dict[str, Any],
+) -> "CloudCover":
+    """Open, predict, write; the cover of what was written."""
+    from cloudmask.mask import threshold
+    from cloudmask.predict import predict
+    from cloudmask.progress import ChunkProgress
+    from cloudmask.report import cloud_cover
+    from cloudmask.resample import enlarge, fine_chunks
+    from cloudmask.scene import open_label, open_scene, open_valid
+    from cloudmask.write import write_cog, write_png, write_zarr
+
+    how = {key: options[key] for key in ("bands", "nodata")}
+    scene = open_scene(
+        path,
+        **how,
+        grid=plan.grid,
+        scale=options["scale"],
+        stretch=options["stretch"],
+        chunk=plan.chunk,
+    )
+    result = predict(scene, model, overlap=options["overlap"])
+    if not options["probability"]:
+        if options["grid"] == "model" or plan.grid == plan.native:
+            result = threshold(result, value)
+        else:
+            valid = open_valid(path, **how, chunk=fine_chunks(plan.grid, plan.native))
+            result = enlarge(result, valid, threshold=value)
+    write = {".zarr": write_zarr, ".png": write_png}.get(out.suffix.lower(), write_cog)
+    with ChunkProgress(
+        "chunks", "_predict_block", plan.blocks[0] * plan.blocks[1], quiet=options["quiet"]
+    ):
+        write(result, out, overwrite=options["overwrite"])
+    written = open_label(out)
+    mask = threshold(written, value) if options["probability"] else written
+    if options["quicklook"]:
+        _draw(path, mask, options)
+    return cloud_cover(mask)
+
+
+def _draw(path: str, mask: Any, options: dict[str, Any]) -> None:
+    from cloudmask.report import quicklook, quicklook_factor, thin_out
+    from cloudmask.scene import open_scene, scene_grid
+
+    native = scene_grid(path, options["bands"])
+    picture = open_scene(
+        path,
+        bands=options["bands"],
+        resize_factor=quicklook_factor(native.height, native.width),
+        scale=options["scale"],
+        stretch=options["stretch"],
+        nodata=options["nodata"],
+    )
+    quicklook(picture, thin_out(mask, *picture.shape[1:]), options["quicklook"])
+
+
+def _result(
+    scene: str,
+    out: Path,
+    model: "CloudModel",
+    plan: "Plan",
+    threshold: float,
+    cover: "CloudCover",
+    elapsed: float,
+) -> dict[str, Any]:
+    from cloudmask import stopwatch
+
+    return {
+        "scene": scene,
+        "output": str(out),
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "threshold": threshold,
+        "cloud_percent": cover.cloud_percent,
+        "nodata_percent": cover.nodata_percent,
+        "height": plan.native.height,
+        "width": plan.native.width,
+        **plan.to_dict(),
+        "seconds": elapsed,
+        "thread_seconds": stopwatch.seconds(),
+    }
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def models(as_json: bool) -> None:
+    """List the models, with their scores."""
+    from cloudmask.registry import list_models
+
+    registry = list_models()
+    if as_json:
+        _print_json(registry)
+        return
+    for name, card in registry.items():
+        low, high = card["gsd_range"]
+        print(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
+        print(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
+        scores = ", ".join(f"{k} {v['f1']:.3f}" for k, v in card["scores"]["test"].items())
+        print(f"  F1 on test splits: {scores}")
+
+
+@cli.command()
+@click.argument("scene")
+@_scene_options
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(scene: str, as_json: bool, **options: Any) -> None:
+    """Tell how SCENE would be read: grid, GSD, nodata, overviews and the plan."""
+    from cloudmask.registry import load_model
+    from cloudmask.scene import describe
+
+    _log(quiet=False)
+    model = load_model(options["model"])
+    plan = _plan(scene, model, options)
+    facts = describe(scene, options["bands"], options["nodata"]) | {
+        "model": model.name,
+        **plan.to_dict(),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    unit = "m" if facts["crs"] else "px"
+    halo = plan.overlap
+    print(
+        f"{scene}: {plan.native.height} × {plan.native.width} px, {facts['bands']} bands of "
+        f"{facts['dtype']}\n"
+        f"CRS {facts['crs'] or 'none'}, "
+        f"GSD {plan.native.gsd[0]:.4g} × {plan.native.gsd[1]:.4g} {unit}\n"
+        f"nodata {facts['nodata']}, blocks {facts['block'][0]} × {facts['block'][1]}, "
+        f"overviews {', '.join(map(str, facts['overviews'])) or 'none'}\n"
+        f"{model.name} would see {plan.grid.height} × {plan.grid.width} px at "
+        f"{plan.grid.gsd[0]:.4g} × {plan.grid.gsd[1]:.4g} {unit}, "
+        f"in {plan.blocks[0]} × {plan.blocks[1]} chunks of up to {plan.chunk} px "
+        f"with a halo of {halo}, and take about {plan.memory / 2**30:.1f} GB in float32"
+    )
+
+
+@cli.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--size", type=int, nargs=2, required=True, metavar="HEIGHT WIDTH", help="Pixels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--striped", is_flag=True, help="Strips instead of tiles.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+def sample(out: Path, size: tuple[int, int], seed: int, striped: bool, overwrite: bool) -> None:
+    """Make a synthetic cloudy scene at OUT (.tif), and its exact label beside it."""
+    from cloudmask.sample import write_sample
+
+    label = write_sample(out, size=size, seed=seed, striped=striped, overwrite=overwrite)
+    print(f"{out}: {size[0]} × {size[1]} px, label {label}")
+
+
+@cli.command()
+@click.argument("mask", type=click.Path(exists=True))
+@click.argument("label", type=click.Path(exists=True))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def score(mask: str, label: str, as_json: bool) -> None:
+    """Compare MASK with LABEL (0 clear, 1 cloud, 255 not counted) on the same grid."""
+    from dataclasses import asdict
+
+    from cloudmask.report import evaluate
+    from cloudmask.scene import open_label
+
+    scores = evaluate(open_label(mask), open_label(label))
+    if as_json:
+        _print_json(asdict(scores))
+    else:
+        print(f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _log(*, quiet: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("cloudmask: %(message)s"))
+    logger = logging.getLogger("cloudmask")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)

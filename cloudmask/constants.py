@@ -1,0 +1,16 @@
+"""Values that every module agrees on."""
+
+CLEAR, CLOUD, NODATA = 0, 1, 255
+"""Values of a mask and of a label (where 255 also means: not to be scored)."""
+
+FLAG_MEANINGS = {CLEAR: "clear", CLOUD: "cloud", NODATA: "nodata"}
+"""CF ``flag_meanings``, and the category names of a mask file."""
+
+CHUNK = 1024
+"""Default chunk height and width, pixels of the grid that the network sees."""
+
+BLOCK = 512
+"""Tile height and width inside a COG (https://cogeo.org's and GDAL's default)."""
+
+GDAL_CACHE = 192 * 2**20
+"""Bytes of decoded blocks that GDAL keeps, per process; by default it would take 5 % of memory."""

@@ -1,0 +1,58 @@
+"""What the network sees where there is no data: the colour of the ground nearby.
+
+A hard edge at nodata looks like the edge of a cloud to a network. Cells of one fixed grid of the
+scene are filled with the mean of their own or their neighbours' valid pixels, so that the fill
+does not depend on the chunks.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELL = 32
+"""Side of a cell in pixels: the stride that chunk origins and halos are multiples of."""
+
+# Far from any valid pixel: ImageNet's mean grey, which is zero to a pretrained encoder.
+_NEUTRAL = np.float32(114.0)
+
+
+def fill_nodata(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Replace invalid pixels of a block whose origin lies on the scene's cell grid.
+
+    Parameters
+    ----------
+    pixels : (y, x, band) float32
+        Any value where invalid.
+    valid : (y, x) bool
+
+    Returns
+    -------
+    (y, x, band) float32
+        Depends, at each invalid pixel, on valid pixels of its own cell and the eight around.
+    """
+    if valid.all():
+        return pixels
+    total = _per_cell(np.where(valid[..., None], pixels, 0))
+    count = _per_cell(valid[..., None].astype("float32"))
+    near_total, near_count = _with_neighbours(total), _with_neighbours(count)
+    colour = np.where(
+        count > 0,
+        total / np.maximum(count, 1),
+        np.where(near_count > 0, near_total / np.maximum(near_count, 1), _NEUTRAL),
+    )
+    height, width = valid.shape
+    spread = colour.repeat(CELL, axis=0)[:height].repeat(CELL, axis=1)[:, :width]
+    return np.where(valid[..., None], pixels, spread.astype("float32"))
+
+
+def _per_cell(values: NDArray) -> NDArray:
+    """Sums over cells; the last cell of an axis may be cut."""
+    rows = np.arange(0, values.shape[0], CELL)
+    columns = np.arange(0, values.shape[1], CELL)
+    return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+
+
+def _with_neighbours(cells: NDArray) -> NDArray:
+    """Sums over 3 × 3 cells."""
+    padded = np.pad(cells, [(1, 1), (1, 1), (0, 0)])
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]

@@ -1,0 +1,92 @@
+"""The geobox of a scene: size, transform and CRS, and how long its pixels are on the ground."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import rioxarray  # noqa: F401  (registers the .rio accessor)
+import xarray as xr
+from affine import Affine
+from rasterio.crs import CRS
+
+# WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
+_SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a scene lie."""
+
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+    transform: Affine
+    """Pixel corner (column, row) to CRS coordinates."""
+    crs: CRS | None
+    """None: pixels are the unit."""
+
+    @property
+    def gsd(self) -> tuple[float, float]:
+        """Ground sample distance (y, x): metres at the scene's centre, or pixels without a CRS."""
+        t = self.transform
+        size_x, size_y = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+        if self.crs is None:
+            return 1.0, 1.0
+        if self.crs.is_geographic:
+            _, latitude = t * (self.width / 2, self.height / 2)
+            metres_y, metres_x = _metres_per_degree(latitude)
+            return size_y * metres_y, size_x * metres_x
+        _, metres = self.crs.linear_units_factor
+        return size_y * metres, size_x * metres
+
+    def resized(self, height: int, width: int) -> "Grid":
+        """A grid of other pixels that spans exactly the same bounds."""
+        scale = Affine.scale(self.width / width, self.height / height)
+        return replace(self, height=height, width=width, transform=self.transform * scale)
+
+    def coarser(self, factor_y: float, factor_x: float) -> "Grid":
+        """The grid whose pixels are at most `factor` times as long; the same bounds."""
+        # 1e-9: 300 px at a factor of 0.1 / 0.001 are 3 px, not 4.
+        return self.resized(
+            max(1, math.ceil(self.height / factor_y - 1e-9)),
+            max(1, math.ceil(self.width / factor_x - 1e-9)),
+        )
+
+    def same_bounds(self, other: "Grid") -> bool:
+        """Whether both grids span the same ground, to a hundredth of the finer pixel."""
+        if self.crs != other.crs:
+            return False
+        fine, coarse = sorted((self, other), key=lambda grid: -grid.height * grid.width)
+        to_fine = ~fine.transform * coarse.transform
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            x, y = to_fine * (column * coarse.width, row * coarse.height)
+            if math.hypot(x - column * fine.width, y - row * fine.height) > 0.01:
+                return False
+        return True
+
+    def attach(self, array: xr.DataArray) -> xr.DataArray:
+        """Give `array`, whose last dimensions are y and x, this grid's coordinates and CRS."""
+        t = self.transform
+        if t.b == 0 and t.d == 0:  # coordinates of pixel centres; a rotated grid has none per axis
+            array = array.assign_coords(
+                y=t.f + t.e * (np.arange(self.height) + 0.5),
+                x=t.c + t.a * (np.arange(self.width) + 0.5),
+            )
+        if self.crs is not None:
+            array = array.rio.write_crs(self.crs)
+        return array.rio.write_transform(t)
+
+
+def grid_of(array: xr.DataArray) -> Grid:
+    """The grid of a DataArray with dims y and x, as rioxarray reads it."""
+    return Grid(array.sizes["y"], array.sizes["x"], array.rio.transform(), array.rio.crs)
+
+
+def _metres_per_degree(latitude: float) -> tuple[float, float]:
+    """Length of a degree of latitude and of longitude (Snyder 1987, eq. 4-18, 4-19)."""
+    sine = math.sin(math.radians(latitude))
+    root = math.sqrt(1 - _ECCENTRICITY2 * sine**2)
+    along = _SEMI_MAJOR * (1 - _ECCENTRICITY2) / root**3
+    across = _SEMI_MAJOR * math.cos(math.radians(latitude)) / root
+    return math.radians(along), math.radians(across)

@@ -1,0 +1,47 @@
+"""The networks. Importing this package imports no TensorFlow; building a network does."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What can be known of a network before it is built."""
+
+    stride: int
+    """Block sizes and origins must be multiples of this."""
+    overlap: int
+    """Pixels of context beyond which float32 probabilities change by less than 1e-4."""
+    window: int | None
+    """Fixed height and width of the input; None where any multiple of the stride will do."""
+    weights: int
+    """Number of weights, which tells a file of one architecture from that of another."""
+    bytes_per_pixel: int
+    """Memory of a forward pass in float32, measured; half of it in 16 bits."""
+
+
+ARCHITECTURES = {
+    "unet_vgg16": Architecture(
+        stride=32, overlap=128, window=None, weights=23_770_769, bytes_per_pixel=1200
+    ),
+    # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
+    # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.
+    "cloudx_net": Architecture(
+        stride=128, overlap=128, window=256, weights=19_513_905, bytes_per_pixel=1200
+    ),
+}
+
+
+def build(architecture: str) -> "keras.Model":
+    """Build a network, weights untrained, under Keras' current dtype policy.
+
+    Returns
+    -------
+    keras.Model
+        (n, y, x, 3) RGB 0–255 → (n, y, x, 1) float32 probabilities.
+    """
+    return getattr(import_module(f"cloudmask.models.{architecture}"), architecture)()

@@ -1,0 +1,188 @@
+"""From a weight file to a function that runs: the only place where a network is loaded.
+
+Once per process, whichever thread comes first; nothing here is ever pickled or unpickled.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cloudmask.models import ARCHITECTURES, build
+from cloudmask.stopwatch import stage
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+# Two calls at a time fill each other's gaps; more would only take memory.
+_FORWARD = threading.BoundedSemaphore(2)
+_LOAD = threading.Lock()
+
+
+def forward(
+    path: str, sha256: str, architecture: str, precision: str | None, pixels: NDArray
+) -> NDArray[np.float32]:
+    """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
+    with _LOAD:
+        call = _loaded(path, sha256, architecture, precision)
+    with _FORWARD, stage("network"):
+        return call(np.asarray(pixels, "float32"))
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identify(path: Path) -> str:
+    """Tell a weight file's architecture from its number of weights.
+
+    Raises
+    ------
+    ValueError
+        Not a complete HDF5 file, or no known number.
+    """
+    with _open_weights(path) as file:
+        count = 0
+
+        def add(name: str, item: object) -> None:
+            nonlocal count
+            if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+                count += int(item.size)
+
+        file.visititems(add)
+    for name, architecture in ARCHITECTURES.items():
+        if architecture.weights == count:
+            return name
+    known = ", ".join(f"{name} has {a.weights:,}" for name, a in ARCHITECTURES.items())
+    raise ValueError(f"{path} holds {count:,} weights, which no architecture has: {known}")
+
+
+def choose_precision() -> str:
+    """The fastest precision of this machine that the networks tolerate.
+
+    float16 or bfloat16 on a GPU; bfloat16 on a CPU with instructions for it (AMX-BF16 or
+    AVX512-BF16), where it is several times faster; else float32.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
+        return "bfloat16" if capability and capability[0] >= 8 else "float16"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed activations instead of returning and faulting them in again.
+
+    Takes effect for what is allocated afterwards; does nothing without glibc. The thresholds are
+    malloc(3)'s M_MMAP_THRESHOLD, at its largest allowed, and M_TRIM_THRESHOLD.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 32 * 2**20)
+        libc.mallopt(m_trim_threshold, 2**30)
+
+
+@lru_cache(maxsize=2)
+def _loaded(
+    path: str, sha256: str, architecture: str, precision: str | None
+) -> Callable[[NDArray], NDArray[np.float32]]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    if file_sha256(Path(path)) != sha256:
+        raise ValueError(f"{path} has changed since the model was loaded: load it again")
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    chosen = precision or choose_precision()
+    why = "asked for" if precision else "fastest on this machine"
+    logger.info("%s in %s (%s)", architecture, chosen, why)
+    network = _build(architecture, chosen)
+    read_weights(network, Path(path))
+
+    # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+    def run(pixels: Any) -> Any:
+        return network(pixels, training=False)[..., 0]
+
+    return lambda pixels: run(tf.constant(pixels)).numpy()
+
+
+def _build(architecture: str, precision: str) -> "keras.Model":
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        return build(architecture)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def read_weights(network: "keras.Model", path: Path) -> None:
+    """Set a network's weights from a Keras 3 or a Keras 2 weight file.
+
+    Raises
+    ------
+    ValueError
+        The file does not hold every layer of the network in its shape.
+    """
+    with _open_weights(path) as file:
+        legacy = file.get("model_weights", file)  # a whole Keras 2 model keeps them in a group
+        if "layer_names" in legacy.attrs:
+            _read_keras2(network, legacy, path)
+            return
+    try:
+        network.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise _misfit(path, network, error) from error
+
+
+def _read_keras2(network: "keras.Model", file: h5py.Group, path: Path) -> None:
+    for layer in network.layers:
+        if layer.weights:
+            try:
+                group = file[layer.name]
+                names = [_text(name) for name in group.attrs["weight_names"]]
+                layer.set_weights([group[name][()] for name in names])
+            except (KeyError, ValueError) as error:
+                raise _misfit(path, network, error) from error
+
+
+def _open_weights(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = "truncated" if "truncated" in str(error) else "not an HDF5 weight file"
+        raise ValueError(f"{path} is {reason}: copy or download it again") from error
+
+
+def _misfit(path: Path, network: "keras.Model", error: Exception) -> ValueError:
+    line = str(error).strip().split("\n")[0]
+    return ValueError(f"{path} does not hold the weights of {network.name}: {line}")
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,73 @@
+"""How a scene will be read for a model: its grid, chunks and memory, before any pixel is."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cloudmask import chunks
+from cloudmask.grid import Grid
+from cloudmask.models import ARCHITECTURES
+from cloudmask.registry import CloudModel
+
+# A smaller scene leaves a network too little context to tell cloud from roof.
+_SMALLEST_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid that the network sees, cut into chunks."""
+
+    native: Grid
+    """The scene's own grid."""
+    grid: Grid
+    """The grid that the network sees: the same bounds, perhaps coarser."""
+    chunk: int
+    """Height and width of a chunk, at most."""
+    overlap: int
+    """Halo on each side of a chunk."""
+    blocks: tuple[int, int]
+    """Number of chunks (y, x)."""
+    memory: int
+    """Bytes that the process will take at its peak, roughly, in float32 on two threads."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model_grid": [self.grid.height, self.grid.width],
+            "model_gsd": list(self.grid.gsd),
+            **{key: asdict(self)[key] for key in ("chunk", "overlap", "blocks", "memory")},
+        }
+
+
+def default_gsd(native: Grid, model: CloudModel) -> float | None:
+    """The ground sample distance to read a scene at, where the user names none.
+
+    The model's own where the scene is finer; finer than that, but within the model's range, where
+    the scene would otherwise shrink below 256 pixels a side.
+
+    Returns
+    -------
+    float or None
+        Metres; None for the scene's own pixels.
+    """
+    if model.gsd is None or model.gsd_range is None or native.crs is None:
+        return None
+    own = max(native.gsd)
+    sides = (native.height * native.gsd[0], native.width * native.gsd[1])
+    target = min(model.gsd, max(min(sides) / _SMALLEST_SIDE, model.gsd_range[0]))
+    return target if target > own else None
+
+
+def make_plan(
+    native: Grid, grid: Grid, model: CloudModel, *, chunk: int, overlap: int | None
+) -> Plan:
+    """Foresee how `predict` will cut `grid`."""
+    halo = model.overlap if overlap is None else overlap
+    rows, columns = (
+        chunks.layout(size, chunk, stride=model.stride, overlap=halo)
+        for size in (grid.height, grid.width)
+    )
+    side = max(max(rows), max(columns))
+    block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
+    # Measured: TensorFlow and the rest take 0.7 GB; two forward passes are under way at once.
+    memory = 700 * 2**20 + 2 * block * ARCHITECTURES[model.architecture].bytes_per_pixel
+    return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)

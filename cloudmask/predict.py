@@ -1,0 +1,243 @@
+"""From a scene to a probability and a mask: DataArray in, lazy DataArray out."""
+
+from typing import Protocol
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cloudmask import chunks
+from cloudmask.constants import CHUNK
+from cloudmask.fill import CELL, fill_nodata
+from cloudmask.mask import threshold
+
+_WINDOWS_PER_BATCH = 16
+
+
+class Predictor(Protocol):
+    """What `predict` asks of a model; `cloudmask.load_model` returns one."""
+
+    name: str
+    """For the result's attributes."""
+    stride: int
+    """Block sizes and origins must be multiples of this."""
+    overlap: int
+    """Context in pixels that a chunk needs on each side."""
+    window: int | None
+    """Fixed side of the network's input; None where any multiple of the stride will do."""
+    threshold: float
+    """Probability from which the model's makers call a pixel cloud."""
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
+
+
+def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
+    """Find the clouds of a scene: `predict`, then `threshold` at the model's own.
+
+    Parameters
+    ----------
+    scene, model, overlap
+        As for `predict`.
+
+    Returns
+    -------
+    (…, y, x) DataArray
+        uint8: 0 clear, 1 cloud, 255 nodata; lazy.
+    """
+    return threshold(predict(scene, model, overlap=overlap), model.threshold)
+
+
+def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
+    """Apply a network to every chunk of a scene, lazily.
+
+    Parameters
+    ----------
+    scene : (…, band, y, x) DataArray
+        RGB on the 0–255 scale, as `open_scene` gives it: uint8, or float with NaN where nodata
+        (in any band). Dimensions before ``band`` pass through.
+    model : Predictor
+        Such as `load_model()`.
+    overlap : int, optional
+        Context around each chunk in pixels, a multiple of the model's stride; default is the
+        model's own, at which the result does not depend on the chunks.
+
+    Returns
+    -------
+    (…, y, x) DataArray
+        Probability of cloud, float32, NaN where nodata; CRS, transform and coordinates kept. A
+        chunk takes (chunk + 2 · overlap)² pixels through the network; one without a valid pixel
+        takes none.
+
+    Raises
+    ------
+    ValueError
+        Dimensions, type, number of bands or overlap do not fit.
+    """
+    _check(scene, model)
+    halo = _halo(model, overlap)
+    scene = scene.transpose(..., "band", "y", "x")
+    # Only to fill nodata, which looks one cell further; the network does not see it.
+    rim = chunks.round_up(CELL, model.stride) if scene.dtype.kind == "f" else 0
+    depth = halo + rim
+
+    pixels = _laid_out(da.asarray(scene.data), model.stride, depth)
+    rows, columns = pixels.chunks[-2:]
+    overlapped = da.overlap.overlap(
+        pixels,
+        depth={
+            pixels.ndim - 2: depth if len(rows) > 1 else 0,
+            pixels.ndim - 1: depth if len(columns) > 1 else 0,
+        },
+        boundary="none",
+        allow_rechunk=False,
+    )
+    data = da.map_blocks(
+        _predict_block,
+        overlapped,
+        drop_axis=pixels.ndim - 3,
+        dtype="float32",
+        meta=np.empty((0,) * (pixels.ndim - 1), "float32"),
+        chunks=pixels.chunks[:-3] + pixels.chunks[-2:],
+        model=model,
+        halo=halo,
+        rim=rim,
+        last=(len(rows) - 1, len(columns) - 1),
+    )
+    return xr.DataArray(
+        data,
+        dims=[dim for dim in scene.dims if dim != "band"],
+        coords={k: v for k, v in scene.coords.items() if "band" not in v.dims},
+        attrs={
+            "long_name": "probability of cloud",
+            "units": "1",
+            "threshold": model.threshold,
+            **getattr(model, "provenance", {"model": model.name}),
+        },
+        name="probability",
+    )
+
+
+def _check(scene: xr.DataArray, model: Predictor) -> None:
+    missing = {"band", "y", "x"} - set(scene.dims)
+    if missing:
+        raise ValueError(
+            f"the scene's dimensions are {', '.join(map(str, scene.dims))}: name them "
+            "(…, band, y, x), for instance with DataArray.rename"
+        )
+    if scene.sizes["band"] != 3:
+        raise ValueError(
+            f"the scene has {scene.sizes['band']} bands: select red, green and blue, such as "
+            "scene.sel(band=[1, 2, 3])"
+        )
+    if scene.dtype != np.uint8 and scene.dtype.kind != "f":
+        raise ValueError(
+            f"the scene is {scene.dtype}: bring it to 0–255 first, as open_scene does with scale "
+            "or stretch"
+        )
+
+
+def _halo(model: Predictor, overlap: int | None) -> int:
+    if overlap is None:
+        return model.overlap
+    if overlap < 0 or overlap % model.stride:
+        nearest = chunks.round_up(max(overlap, 0), model.stride)
+        raise ValueError(
+            f"overlap is {overlap}: it must be a multiple of the model's stride "
+            f"{model.stride}, such as {nearest}"
+        )
+    if model.window is not None and overlap < model.overlap:
+        raise ValueError(
+            f"overlap is {overlap}: {model.name} blends windows of {model.window} pixels and "
+            f"needs {model.overlap}"
+        )
+    return overlap
+
+
+def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:
+    """Chunks that start on the stride and are as long as the halo; as they are, if they do."""
+    wanted = []
+    for lengths, size in zip(pixels.chunks[-2:], pixels.shape[-2:], strict=True):
+        if chunks.is_layout(lengths, stride=stride, overlap=depth):
+            wanted.append(lengths)
+        else:
+            chunk = max(lengths) if len(lengths) > 1 else CHUNK
+            wanted.append(chunks.layout(size, chunk, stride=stride, overlap=depth))
+    leading = ((1,) * size for size in pixels.shape[:-3])
+    return pixels.rechunk((*leading, (3,), *wanted))
+
+
+def _predict_block(
+    block: NDArray,
+    *,
+    model: Predictor,
+    halo: int,
+    rim: int,
+    last: tuple[int, int],
+    block_id: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Probability of one chunk: `block` is (…, band, y, x) with halo and rim, except at edges."""
+    leading = block.shape[:-3]
+    pixels = np.moveaxis(block.reshape(block.shape[-3:]), 0, -1)
+    has_before = [i > 0 for i in block_id[-2:]]
+    has_after = [i < end for i, end in zip(block_id[-2:], last, strict=True)]
+
+    valid = np.isfinite(pixels).all(axis=-1)
+    core = _trim(valid, halo + rim, has_before, has_after)
+    out = np.full(core.shape, np.nan, "float32")
+    if core.any():
+        filled = fill_nodata(pixels.astype("float32"), valid)
+        seen = _trim(filled, rim, has_before, has_after)
+        probability = _forward(model, seen, has_before, has_after)
+        np.copyto(out, _trim(probability, halo, has_before, has_after), where=core)
+    return out.reshape(*leading, *out.shape)
+
+
+def _trim(block: NDArray, depth: int, before: list[bool], after: list[bool]) -> NDArray:
+    """Cut `depth` pixels off those sides of (y, x, …) that have a neighbour."""
+    rows, columns = (
+        slice(depth * b, size - depth * a)
+        for size, b, a in zip(block.shape, before, after, strict=False)
+    )
+    return block[rows, columns]
+
+
+def _forward(
+    model: Predictor, pixels: NDArray[np.float32], before: list[bool], after: list[bool]
+) -> NDArray[np.float32]:
+    """Probability of every pixel of a block, the scene's edges mirrored one stride outwards.
+
+    The same mirror at every edge, whatever the chunk, keeps the result independent of the chunks.
+    """
+    height, width = pixels.shape[:2]
+    first = [0 if has else model.stride for has in before]
+    last = [
+        chunks.round_up(size, model.stride) - size + (0 if has else model.stride)
+        for size, has in zip((height, width), after, strict=True)
+    ]
+    padded = chunks.mirror_pad(pixels, (first[0], last[0]), (first[1], last[1]))
+    probability = _windowed(model, padded) if model.window else model(padded[None])[0]
+    return probability[first[0] : first[0] + height, first[1] : first[1] + width]
+
+
+def _windowed(model: Predictor, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run fixed windows at every multiple of the stride and blend them.
+
+    Windows are twice the stride, so that their triangular weights add up to one everywhere but
+    in the outermost stride, which is halo or mirror and cropped by the caller.
+    """
+    size, step = model.window, model.stride
+    height, width = pixels.shape[:2]
+    ramp = 1 - np.abs((np.arange(size, dtype="float32") + 0.5) * 2 / size - 1)
+    weight = ramp[:, None] * ramp
+    corners = [
+        (y, x) for y in range(0, height - size + 1, step) for x in range(0, width - size + 1, step)
+    ]
+    total = np.zeros((height, width), "float32")
+    for start in range(0, len(corners), _WINDOWS_PER_BATCH):
+        batch = corners[start : start + _WINDOWS_PER_BATCH]
+        windows = np.stack([pixels[y : y + size, x : x + size] for y, x in batch])
+        for (y, x), probability in zip(batch, model(windows), strict=True):
+            total[y : y + size, x : x + size] += probability * weight
+    return total

@@ -1,0 +1,51 @@
+"""Progress of a dask computation on stderr: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from typing import Any
+
+from dask.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class ChunkProgress(Callback):  # type: ignore[misc]  # dask.callbacks is untyped
+    """Counts the finished tasks whose name begins with `counted`, in computations inside it."""
+
+    def __init__(self, title: str, counted: str, total: int, *, quiet: bool = False) -> None:
+        self._title, self._counted, self._total = title, counted, total
+        self._done = 0
+        self._plain = not quiet and not sys.stderr.isatty()
+        self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(title, total=total)
+        super().__init__(posttask=self._finished)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._bar.stop()
+
+    def _finished(self, key: Any, *_: Any) -> None:
+        name = key[0] if isinstance(key, tuple) else key
+        if not str(name).startswith(self._counted):
+            return
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+        now = time.monotonic()
+        if self._plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(f"{self._title}: {self._done} of {self._total}", file=sys.stderr)

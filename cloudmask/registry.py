@@ -1,0 +1,182 @@
+"""Models by name or by file: a small frozen card, which loads its network at its first call."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloudmask.mask import check_threshold
+from cloudmask.models import ARCHITECTURES
+
+_LEGACY = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True)
+class CloudModel:
+    """A network with its weights: small enough to travel with every task.
+
+    Call it with (n, y, x, 3) RGB 0–255, y and x multiples of `stride` (`window` exactly, where it
+    is set), for (n, y, x) float32 probabilities. The network is loaded at the first call, once
+    per process.
+    """
+
+    name: str
+    """Name in the registry, or the file's."""
+    architecture: str
+    """Key of `ARCHITECTURES`."""
+    path: str
+    """The weight file."""
+    sha256: str
+    """Of the weight file."""
+    threshold: float
+    """Probability from which a pixel is cloud, chosen on validation data."""
+    gsd: float | None
+    """Ground sample distance in metres that finer scenes are read at; None: their own."""
+    gsd_range: tuple[float, float] | None
+    """Finest and coarsest ground sample distance in metres that the model was trained for."""
+    precision: str | None = None
+    """"float32", "bfloat16" or "float16"; None: what the machine that runs it is fastest at."""
+
+    @property
+    def stride(self) -> int:
+        """Block sizes and origins must be multiples of this."""
+        return ARCHITECTURES[self.architecture].stride
+
+    @property
+    def overlap(self) -> int:
+        """Context in pixels that a chunk needs on each side."""
+        return ARCHITECTURES[self.architecture].overlap
+
+    @property
+    def window(self) -> int | None:
+        """Fixed side of the network's input; None where any multiple of the stride will do."""
+        return ARCHITECTURES[self.architecture].window
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a result should say of where it comes from."""
+        from cloudmask import __version__
+
+        return {
+            "model": self.name,
+            "model_sha256": self.sha256,
+            "cloudmask_version": __version__,
+        }
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Probabilities (n, y, x) float32 of `pixels` (n, y, x, 3) RGB 0–255.
+
+        Raises
+        ------
+        ValueError
+            Of another shape, or y or x no multiple of the stride.
+        """
+        from cloudmask.network import forward
+
+        shape = np.shape(pixels)
+        step = 32 if self.window else self.stride
+        if len(shape) != 4 or shape[3] != 3 or shape[1] % step or shape[2] % step:
+            raise ValueError(
+                f"pixels are {shape}: give (n, y, x, 3) with y and x multiples of {step}"
+            )
+        return forward(self.path, self.sha256, self.architecture, self.precision, pixels)
+
+
+def load_model(
+    name_or_path: str | Path | None = None,
+    *,
+    architecture: str | None = None,
+    precision: str | None = None,
+) -> CloudModel:
+    """Find a model and check its file; TensorFlow is not imported before the first call.
+
+    Parameters
+    ----------
+    name_or_path : str or Path, optional
+        Nothing: the registry's default. A name that `list_models` lists. A Keras 3
+        ``.weights.h5`` file, or a Keras 2 ``.hdf5`` or ``.h5`` file of the older scripts.
+    architecture : {"unet_vgg16", "cloudx_net"}, optional
+        What a file holds; by default it is told from the number of its weights.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        By default the fastest of the machine that runs it.
+
+    Returns
+    -------
+    CloudModel
+
+    Raises
+    ------
+    ValueError
+        Unknown name, architecture or precision; a file that is truncated, of another architecture
+        or, for a registered model, with another sha256.
+    FileNotFoundError
+        No such file.
+    """
+    from cloudmask.network import PRECISIONS, file_sha256, identify
+
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision is {precision!r}: choose {', '.join(PRECISIONS)}")
+    if architecture not in (None, *ARCHITECTURES):
+        raise ValueError(f"architecture is {architecture!r}: choose {', '.join(ARCHITECTURES)}")
+    registry = _registry()
+    name = str(name_or_path or registry["default"])
+    entry = registry["models"].get(name)
+    if entry is not None:
+        path = _weights_folder() / entry["file"]
+    else:
+        path = Path(name)
+        if not name.endswith(_LEGACY):
+            raise ValueError(
+                f"no model is called {name!r}: choose {', '.join(registry['models'])}, or give a "
+                ".weights.h5, .hdf5 or .h5 file"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+    sha256 = file_sha256(path)
+    if entry is not None and sha256 != entry["sha256"]:
+        raise ValueError(
+            f"{path} has sha256 {sha256[:12]}…, the registry says {entry['sha256'][:12]}…: "
+            "the file is damaged, install cloudmask again"
+        )
+    found = identify(path)
+    wanted = architecture or (entry["architecture"] if entry else found)
+    if found != wanted:
+        raise ValueError(f"{path} holds a {found}, not a {wanted}")
+    card = entry or {"threshold": 0.5, "gsd": None, "gsd_range": None}
+    check_threshold(card["threshold"])
+    return CloudModel(
+        name=name if entry else path.name,
+        architecture=found,
+        path=str(path.resolve()),
+        sha256=sha256,
+        threshold=card["threshold"],
+        gsd=card["gsd"],
+        gsd_range=tuple(card["gsd_range"]) if card["gsd_range"] else None,
+        precision=precision,
+    )
+
+
+def list_models() -> dict[str, dict[str, Any]]:
+    """The registry: for each name its card, with training data, licences and scores."""
+    registry = _registry()
+    return {
+        name: {**entry, "default": name == registry["default"]}
+        for name, entry in registry["models"].items()
+    }
+
+
+def _weights_folder() -> Path:
+    """Inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parent / "weights"
+
+
+@cache
+def _registry() -> dict[str, Any]:
+    registry: dict[str, Any] = json.loads((_weights_folder() / "registry.json").read_text())
+    return registry

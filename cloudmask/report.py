@@ -1,0 +1,151 @@
+"""What a mask says: the share of cloud, how well it agrees with a label, and a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image
+
+from cloudmask.constants import CLEAR, CLOUD, NODATA
+
+_QUICKLOOK_SIDE = 1200
+
+
+@dataclass(frozen=True)
+class CloudCover:
+    """Pixels of a mask by kind."""
+
+    clear: int
+    """Pixels of value 0."""
+    cloud: int
+    """Pixels of value 1."""
+    nodata: int
+    """Pixels of value 255."""
+
+    @property
+    def cloud_percent(self) -> float | None:
+        """Cloud among valid pixels, 0 to 100; None where no pixel is valid."""
+        valid = self.clear + self.cloud
+        return 100 * self.cloud / valid if valid else None
+
+    @property
+    def nodata_percent(self) -> float:
+        """Nodata among all pixels, 0 to 100."""
+        return 100 * self.nodata / (self.clear + self.cloud + self.nodata)
+
+
+def cloud_cover(mask: xr.DataArray) -> CloudCover:
+    """Count a mask's pixels; computes it, chunk by chunk.
+
+    Parameters
+    ----------
+    mask : DataArray
+        uint8: 0 clear, 1 cloud, 255 nodata.
+    """
+    data = da.asarray(mask.data)
+    counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)))
+    return CloudCover(*(int(count) for count in counts))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement of a mask with a label, over pixels that are valid in both."""
+
+    precision: float
+    """Share of the cloud found that is cloud."""
+    recall: float
+    """Share of the cloud that was found."""
+    f1: float
+    """Harmonic mean of precision and recall."""
+
+
+def evaluate(mask: xr.DataArray, label: xr.DataArray) -> Scores:
+    """Compare a mask with a label of the same shape; computes both, chunk by chunk.
+
+    Parameters
+    ----------
+    mask, label : (y, x) DataArray
+        uint8: 0 clear, 1 cloud, 255 not counted.
+
+    Returns
+    -------
+    Scores
+        NaN where there is nothing to divide by.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    if mask.shape != label.shape:
+        raise ValueError(f"the mask is {mask.shape}, the label {label.shape}: give one grid")
+    found, true = da.asarray(mask.data), da.asarray(label.data)
+    both, false, missed = dask.compute(
+        ((found == CLOUD) & (true == CLOUD)).sum(),
+        ((found == CLOUD) & (true == CLEAR)).sum(),
+        ((found == CLEAR) & (true == CLOUD)).sum(),
+    )
+    return Scores(
+        precision=_ratio(both, both + false),
+        recall=_ratio(both, both + missed),
+        f1=_ratio(2 * both, 2 * both + false + missed),
+    )
+
+
+def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None:
+    """Draw the scene, and beside it the scene with its clouds in red and nodata in grey.
+
+    Parameters
+    ----------
+    scene : (band, y, x) DataArray
+        RGB 0–255, small: both are computed whole (`open_scene` with a resize_factor).
+    mask : (y, x) DataArray
+        Of the same shape.
+    path : str or Path
+        PNG to write.
+    """
+    pixels, values = dask.compute(scene.data, mask.data)
+    rgb = np.moveaxis(np.nan_to_num(_displayed(pixels)), 0, -1).astype("uint8")
+    painted = rgb.copy()
+    cloud = values == CLOUD
+    painted[cloud] = (0.45 * rgb[cloud] + 0.55 * np.array([255, 40, 40])).astype("uint8")
+    painted[_outline(cloud)] = (255, 0, 0)
+    painted[values == NODATA] = (128, 128, 128)
+    gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
+    Image.fromarray(np.concatenate([rgb, gap, painted], axis=1)).save(path, format="PNG")
+
+
+def quicklook_factor(height: int, width: int) -> float:
+    """How much to reduce a scene so that a quicklook of it fits a screen; at least 1."""
+    return max(1.0, max(height, width) / _QUICKLOOK_SIDE)
+
+
+def thin_out(mask: xr.DataArray, height: int, width: int) -> xr.DataArray:
+    """Every so many pixels of a mask, `height` × `width` in all, spread evenly."""
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * size / wanted).astype(int)
+        for wanted, size in zip((height, width), mask.shape, strict=True)
+    )
+    return mask.isel(y=rows, x=columns)
+
+
+def _displayed(pixels: NDArray) -> NDArray[np.float32]:
+    """A dark scene (raw reflectance) brightened, all bands alike, so that a person sees it."""
+    values = pixels.astype("float32")
+    known = values[np.isfinite(values)]
+    brightest = float(np.percentile(known, 99.5)) if known.size else 255.0
+    return np.clip(values * (255 / max(brightest, 1.0)), 0, 255)
+
+
+def _outline(cloud: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = np.pad(cloud, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return cloud & ~inner
+
+
+def _ratio(part: int, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")

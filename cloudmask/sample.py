@@ -1,0 +1,183 @@
+"""A synthetic cloudy scene of any size with its exact label: for demo, tests and benchmarks."""
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from cloudmask.constants import NODATA
+from cloudmask.write import check_output
+
+GSD = 10.0
+"""Metres per pixel of a sample: Sentinel-2's visible bands."""
+
+_WINDOW = 1024
+
+
+def write_sample(
+    path: str | Path,
+    *,
+    size: tuple[int, int],
+    seed: int = 0,
+    striped: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write a scene (uint8 RGB GeoTIFF, UTM, 10 m) and its label beside it, window by window.
+
+    Parameters
+    ----------
+    path : str or Path
+        The scene, ending in .tif; the label becomes NAME_label.tif.
+    size : (int, int)
+        Height and width in pixels; any size, memory stays at one window.
+    seed : int
+        Chooses land, sea and clouds.
+    striped : bool
+        Strips of 16 rows instead of 512 × 512 tiles.
+    overwrite : bool
+        Replace existing files.
+
+    Returns
+    -------
+    Path
+        The label: 1 where the clouds hide half of the ground or more, else 0.
+
+    Raises
+    ------
+    ValueError, FileExistsError, FileNotFoundError
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"{path} is no GeoTIFF name: let the sample end in .tif")
+    if min(size) < 1:
+        raise ValueError(f"size is {size[0]} × {size[1]}: give a height and a width above 0")
+    label_path = path.with_name(f"{path.stem}_label.tif")
+    for made in (path, label_path):
+        check_output(made, overwrite=overwrite)
+    profile = {
+        "driver": "GTiff",
+        "height": size[0],
+        "width": size[1],
+        "dtype": "uint8",
+        "crs": "EPSG:32637",
+        "transform": from_origin(400_000, 1_300_000, GSD, GSD),
+        "compress": "deflate",
+        "zlevel": 1,
+        "predictor": 2,
+        "bigtiff": "IF_SAFER",
+        "interleave": "pixel",
+    } | ({"blockysize": 16} if striped else {"tiled": True, "blockxsize": 512, "blockysize": 512})
+    with (
+        rasterio.open(path, "w", count=3, photometric="rgb", **profile) as scene,
+        rasterio.open(label_path, "w", count=1, nodata=NODATA, **profile) as label,
+    ):
+        # Whole rows at a time where the file is striped, so that each strip is written once.
+        width = size[1] if striped else _WINDOW
+        height = 16 * max(1, _WINDOW**2 // (16 * width)) if striped else _WINDOW
+        for y in range(0, size[0], height):
+            for x in range(0, size[1], width):
+                rows = np.arange(y, min(y + height, size[0]))
+                columns = np.arange(x, min(x + width, size[1]))
+                pixels, clouds = sample_window(rows, columns, seed)
+                window = Window(x, y, len(columns), len(rows))
+                scene.write(pixels, window=window)
+                label.write(clouds, 1, window=window)
+    return label_path
+
+
+def sample_window(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels (3, y, x) and label (y, x) of a window; the same wherever the window is cut."""
+
+    def noise(layer: int, longest: float, octaves: int) -> NDArray[np.float32]:
+        return _fractal(rows, columns, seed * 100 + layer, longest, octaves)
+
+    height = noise(0, 900, 6)  # terrain; below 0.44 is sea
+    grain = noise(1, 24, 4)
+    moist = noise(2, 500, 4)
+    land = _mix((118, 108, 84), (52, 74, 44), _ramp(moist, 0.4, 0.6)) + 70 * (grain - 0.5)
+    sea = _mix((14, 34, 56), (30, 66, 78), _ramp(height, 0.3, 0.44)) + 8 * (grain - 0.5)
+    ground = sea + (land - sea) * _ramp(height, 0.437, 0.443)
+
+    billows = noise(4, 60, 5)
+    opacity = _opacity(noise(3, 420, 6), billows)
+    # The sun stands in the south-east: shadows fall 600 m to the north-west.
+    shadow = _opacity(
+        *(
+            _fractal(rows + 60, columns + 60, seed * 100 + layer, longest, octaves)
+            for layer, longest, octaves in ((3, 420, 6), (4, 60, 5))
+        )
+    )
+    ground = ground * (1 - 0.45 * shadow * (1 - opacity))
+    white = _mix((205, 208, 214), (252, 252, 252), _ramp(billows, 0.35, 0.65))
+    pixels = ground + (white - ground) * opacity
+    return (
+        np.clip(pixels, 0, 255).astype("uint8"),
+        (opacity >= 0.5).astype("uint8"),
+    )
+
+
+def _opacity(large: NDArray, small: NDArray) -> NDArray[np.float32]:
+    """Decks where the large noise is high, their edges frayed by the small one."""
+    return _ramp(large + 0.25 * (small - 0.5), 0.55, 0.63)
+
+
+def _ramp(values: NDArray, low: float, high: float) -> NDArray[np.float32]:
+    """0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((values - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _mix(first: tuple[int, ...], second: tuple[int, ...], share: NDArray) -> NDArray[np.float32]:
+    """(3, y, x) between two colours."""
+    a, b = (np.array(colour, "float32")[:, None, None] for colour in (first, second))
+    return a + (b - a) * share
+
+
+def _fractal(
+    rows: NDArray, columns: NDArray, seed: int, longest: float, octaves: int
+) -> NDArray[np.float32]:
+    """Fractal value noise, 0 to 1, by absolute pixel position (Perlin 1985; smoothstep lattice)."""
+    total = np.zeros((len(rows), len(columns)), "float32")
+    weight = 0.0
+    for octave in range(octaves):
+        share = 0.5**octave
+        total += share * _value_noise(rows, columns, seed * 16 + octave, longest * 0.5**octave)
+        weight += share
+    return total / np.float32(weight)
+
+
+def _value_noise(rows: NDArray, columns: NDArray, seed: int, period: float) -> NDArray[np.float32]:
+    cells, shares = [], []
+    for at in (rows, columns):
+        position = at / period
+        cell = np.floor(position).astype("int64")
+        t = (position - cell).astype("float32")
+        cells.append(cell)
+        shares.append(t * t * (3 - 2 * t))
+    (cy, cx), (ty, tx) = cells, shares
+    y0, x0 = cy.min(), cx.min()
+    lattice = _hash(
+        np.arange(y0, cy.max() + 2)[:, None], np.arange(x0, cx.max() + 2)[None, :], seed
+    )
+    by_row = lattice[cy - y0] + ty[:, None] * (lattice[cy - y0 + 1] - lattice[cy - y0])
+    left, right = by_row[:, cx - x0], by_row[:, cx - x0 + 1]
+    return left + tx * (right - left)
+
+
+def _hash(y: NDArray, x: NDArray, seed: int) -> NDArray[np.float32]:
+    """A uniform number 0 to 1 for each lattice point (the 64-bit finaliser of SplitMix, 2014)."""
+    with np.errstate(over="ignore"):
+        z = (
+            y.astype("uint64") * np.uint64(0x9E3779B97F4A7C15)
+            + x.astype("uint64") * np.uint64(0xC2B2AE3D27D4EB4F)
+            + np.uint64(seed) * np.uint64(0x165667B19E3779F9)
+        )
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype("float32") / np.float32(2**24)

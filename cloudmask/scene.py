@@ -1,0 +1,250 @@
+"""Open a scene, whatever GDAL or Zarr it is in, as a lazy DataArray on a known grid."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import rioxarray
+import xarray as xr
+from numpy.typing import NDArray
+
+from cloudmask import chunks as chunk_arithmetic
+from cloudmask import stretch as radiometry
+from cloudmask.constants import CHUNK
+from cloudmask.grid import Grid
+from cloudmask.readers import Reader, open_reader
+
+logger = logging.getLogger(__name__)
+
+Chunk = int | tuple[tuple[int, ...], tuple[int, ...]]
+
+# A percentile from a million pixels is exact to a tenth of a percent.
+_SAMPLE_SIDE = 1024
+
+
+def open_scene(
+    path: str | Path,
+    *,
+    bands: Sequence[int] = (1, 2, 3),
+    gsd: float | None = None,
+    resize_factor: float | None = None,
+    scale: float | None = None,
+    stretch: float | None = None,
+    nodata: float | None = None,
+    grid: Grid | None = None,
+    chunk: Chunk = CHUNK,
+) -> xr.DataArray:
+    """Open a scene lazily, on the 0–255 scale that the models take.
+
+    Parameters
+    ----------
+    path : str or Path
+        GeoTIFF, COG, VRT, JPEG 2000 or anything else that GDAL reads, by path, ``/vsi…`` name or
+        http(s) URL; or a Zarr store with one (band, y, x) array.
+    bands : sequence of int
+        Red, green and blue, counted from 1.
+    gsd : float, optional
+        Ground sample distance to read at, in metres (in pixels without a CRS): GDAL averages, from
+        overviews where there are any. In a geographic CRS it is reckoned at the scene's centre.
+    resize_factor : float, optional
+        The same as a multiple of the scene's own pixels; at least 1.
+    scale : float, optional
+        Value that maps to 255, in the scene's units; needed unless the scene is uint8.
+    stretch : float, optional
+        Instead of `scale`: percentile, 0 to 49, clipped at both ends of each band over the whole
+        scene (2 is light, 5 medium, 10 heavy). Reads the scene once, decimated.
+    nodata : float, optional
+        Value to take for nodata besides what the file declares (nodata value, mask, alpha, NaN).
+    grid : Grid, optional
+        Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
+    chunk : int or tuple of tuples
+        Chunk height and width in pixels of the grid returned; or dask chunks for (y, x).
+
+    Returns
+    -------
+    (band, y, x) DataArray
+        uint8 where no pixel can be nodata and no radiometry is asked for, else float32 with NaN in
+        all bands where any band is nodata. It spans exactly the scene's bounds. Memory while it is
+        computed: one chunk a thread, times the factor along y for striped files.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        With one line that names the value and the cure; before any pixel is read.
+    """
+    reader = open_reader(str(path), tuple(bands), nodata)
+    grid = grid or model_grid(reader.grid, gsd, resize_factor)
+    limits = _radiometry(reader, scale, stretch)
+    has_nan = limits is not None or reader.dtype != np.uint8 or reader.can_be_nodata
+    dtype = np.dtype("float32" if has_nan else "uint8")
+
+    def load(rows: slice, columns: slice) -> NDArray:
+        values = reader.read(grid, rows, columns)
+        return (limits(values) if limits else values).astype(dtype, copy=False)
+
+    data = _lazy(load, reader, grid, chunk, bands=len(bands), dtype=dtype, token=(limits, "scene"))
+    array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
+    array.encoding["source"] = str(path)
+    return grid.attach(array)
+
+
+def open_valid(
+    path: str | Path,
+    *,
+    bands: Sequence[int] = (1, 2, 3),
+    nodata: float | None = None,
+    chunk: Chunk = CHUNK,
+) -> xr.DataArray:
+    """Open where a scene is valid: (y, x) bool, lazy, on the scene's own grid.
+
+    Costs nothing where the file declares no nodata, and needs no radiometry; otherwise as
+    `open_scene`, whose NaN it repeats.
+    """
+    reader = open_reader(str(path), tuple(bands), nodata)
+    grid = reader.grid
+    if reader.can_be_nodata:
+
+        def load(rows: slice, columns: slice) -> NDArray:
+            return ~np.isnan(reader.read(grid, rows, columns)).any(axis=0, keepdims=True)
+
+        data = _lazy(load, reader, grid, chunk, bands=1, dtype=np.dtype(bool), token=("valid",))[0]
+    else:
+        data = da.ones((grid.height, grid.width), dtype=bool, chunks=_square_chunks(grid, chunk))
+    return grid.attach(xr.DataArray(data, dims=("y", "x"), name="valid"))
+
+
+def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
+    """Open a label or a mask that was written before, lazily.
+
+    Parameters
+    ----------
+    path : str or Path
+        One band of uint8, in a raster; or a Zarr store that `write_zarr` made.
+    chunk : int
+        Chunk height and width in pixels.
+
+    Returns
+    -------
+    (y, x) DataArray
+        uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability.
+    """
+    path = str(path)
+    if path.rstrip("/").endswith(".zarr"):
+        dataset = xr.open_zarr(path, chunks={"y": chunk, "x": chunk}, mask_and_scale=False)
+        array = dataset["mask" if "mask" in dataset else "probability"]
+        return array.chunk({"y": chunk, "x": chunk})
+    array = rioxarray.open_rasterio(path, chunks={"y": chunk, "x": chunk}, lock=False)
+    return array.squeeze("band", drop=True)
+
+
+def scene_grid(path: str | Path, bands: Sequence[int] = (1, 2, 3)) -> Grid:
+    """The grid of a scene, from its header."""
+    return open_reader(str(path), tuple(bands), None).grid
+
+
+def describe(
+    path: str | Path, bands: Sequence[int] = (1, 2, 3), nodata: float | None = None
+) -> dict[str, Any]:
+    """What the header of a scene tells: for people and JSON."""
+    reader = open_reader(str(path), tuple(bands), nodata)
+    native = reader.grid
+    return {
+        "height": native.height,
+        "width": native.width,
+        "crs": native.crs.to_string() if native.crs else None,
+        "transform": list(native.transform)[:6],
+        "gsd": list(native.gsd),
+        "dtype": str(reader.dtype),
+        **reader.facts(),
+    }
+
+
+def model_grid(native: Grid, gsd: float | None, resize_factor: float | None) -> Grid:
+    """The grid that a scene is read at: `gsd` or `resize_factor` as for `open_scene`, or neither.
+
+    Raises
+    ------
+    ValueError
+        Both are given, or one is finer than the scene.
+    """
+    if gsd is not None and resize_factor is not None:
+        raise ValueError("gsd and resize_factor are both given: choose one")
+    if resize_factor is not None:
+        if not (math.isfinite(resize_factor) and resize_factor >= 1):
+            raise ValueError(f"resize_factor is {resize_factor}: it must be 1 or more")
+        return native.coarser(resize_factor, resize_factor)
+    if gsd is None:
+        return native
+    if not (math.isfinite(gsd) and gsd > 0):
+        raise ValueError(f"gsd is {gsd}: give metres above 0")
+    finest = min(native.gsd)
+    if gsd < finest * (1 - 1e-3):
+        raise ValueError(
+            f"gsd is {gsd:g}, finer than the scene's own {finest:.4g}: detail cannot be added, "
+            f"give {finest:.4g} or more"
+        )
+    if native.crs is None:
+        logger.warning("the scene has no CRS: a pixel is the unit of gsd")
+    return native.coarser(*(max(1.0, gsd / own) for own in native.gsd))
+
+
+def _radiometry(
+    reader: Reader, scale: float | None, percent: float | None
+) -> radiometry.Stretch | None:
+    if scale is not None and percent is not None:
+        raise ValueError("scale and stretch are both given: choose one")
+    if scale is not None:
+        return radiometry.from_scale(scale, len(reader.bands))
+    if percent is not None:
+        radiometry.check_percentile(percent)
+        return radiometry.from_percentiles(reader.sample(_SAMPLE_SIDE), percent)
+    if reader.dtype != np.uint8:
+        raise ValueError(
+            f"the scene is {reader.dtype}, not uint8: give the value that maps to 255 (scale, "
+            "such as 10000 for reflectance × 10,000) or a percentile to clip (stretch, such as 2)"
+        )
+    return None
+
+
+def _square_chunks(grid: Grid, chunk: Chunk) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if not isinstance(chunk, int):
+        return chunk
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: give a number of pixels above 0")
+    # Multiples of 128 suit every network's stride, so that predict need not rechunk.
+    stride = 128 if chunk >= 128 else 1
+    height, width = (
+        chunk_arithmetic.layout(size, chunk, stride=stride, overlap=min(chunk, 256))
+        for size in (grid.height, grid.width)
+    )
+    return height, width
+
+
+def _lazy(load, reader: Reader, grid: Grid, chunk: Chunk, *, bands: int, dtype, token) -> da.Array:
+    """A dask array (band, y, x) whose chunks call `load(rows, columns)`."""
+    wanted = _square_chunks(grid, chunk)
+    if reader.is_striped(grid, max(wanted[1])):
+        # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
+        rows = max(1, max(wanted[0]) * max(wanted[1]) // grid.width)
+        read_chunks = (chunk_arithmetic.layout(grid.height, rows), (grid.width,))
+    else:
+        read_chunks = wanted
+    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
+
+    def load_block(block_id: tuple[int, int, int]) -> NDArray:
+        _, i, j = block_id
+        return load(slice(bounds[0][i], bounds[0][i + 1]), slice(bounds[1][j], bounds[1][j + 1]))
+
+    data = da.map_blocks(
+        load_block,
+        chunks=((bands,), *read_chunks),
+        dtype=dtype,
+        meta=np.empty((0, 0, 0), dtype),
+        token=da.core.tokenize(reader, grid, token, read_chunks),
+        name=None,
+    )
+    return data.rechunk({1: wanted[0], 2: wanted[1]})

@@ -1,0 +1,27 @@
+"""Where the time went: seconds that this process' threads spent in each stage."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_seconds: Counter[str] = Counter()
+_lock = threading.Lock()
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Count the time spent inside towards `name`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        with _lock:
+            _seconds[name] += time.perf_counter() - start
+
+
+def seconds() -> dict[str, float]:
+    """Thread seconds of each stage since the process began; threads add up."""
+    with _lock:
+        return dict(_seconds)

@@ -1,0 +1,68 @@
+"""Radiometry: from a scene's own values to 0–255, by one rule for the whole scene."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A linear map per band; values outside it are clipped."""
+
+    low: tuple[float, ...]
+    """Value that becomes 0, for each band."""
+    high: tuple[float, ...]
+    """Value that becomes 255, for each band."""
+
+    def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Map (band, y, x) values to 0–255 float32; NaN stays NaN."""
+        low = np.asarray(self.low, "float32")[:, None, None]
+        high = np.asarray(self.high, "float32")[:, None, None]
+        scaled = (values.astype("float32") - low) * (255 / (high - low))
+        return np.clip(scaled, 0, 255, out=scaled)
+
+
+def from_scale(scale: float, bands: int) -> Stretch:
+    """Map 0 … `scale` to 0 … 255 in every band, `scale` in the scene's own units.
+
+    Raises
+    ------
+    ValueError
+        `scale` is not a positive number.
+    """
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(
+            f"scale is {scale}: give the positive value that maps to 255, such as 10000"
+        )
+    return Stretch((0.0,) * bands, (float(scale),) * bands)
+
+
+def check_percentile(percent: float) -> None:
+    """Refuse a stretch outside 0–49 percent with a ValueError."""
+    if not 0 <= percent <= 49:
+        raise ValueError(
+            f"stretch is {percent}: give the percentile to clip at each end, 0 to 49 "
+            "(2 is light, 5 medium, 10 heavy)"
+        )
+
+
+def from_percentiles(sample: NDArray[np.floating], percent: float) -> Stretch:
+    """Clip the lowest and the highest `percent` of each band's values.
+
+    Parameters
+    ----------
+    sample : (band, y, x) float array
+        The whole scene, decimated; NaN is left out.
+    percent : float
+        0 to 49; 2 is light, 5 medium, 10 heavy.
+    """
+    check_percentile(percent)
+    low, high = [], []
+    for band in sample:
+        values = band[np.isfinite(band)]
+        ends = np.percentile(values, [percent, 100 - percent]) if values.size else (0.0, 1.0)
+        low.append(float(ends[0]))
+        # A constant band has nothing to stretch: it becomes 0.
+        high.append(float(ends[1]) if ends[1] > ends[0] else float(ends[0]) + 1.0)
+    return Stretch(tuple(low), tuple(high))

@@ -1,0 +1,86 @@
+"""Scenes made to order, and a model that needs no TensorFlow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A blur of the scene's brightness with a known reach: fast, exact, sensitive to context."""
+
+    stride: int = 8
+    overlap: int = 16
+    window: int | None = None
+    threshold: float = 0.5
+    name: str = "fake"
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        n, height, width, bands = pixels.shape
+        assert bands == 3
+        assert height % self.stride == 0 and width % self.stride == 0
+        assert np.isfinite(pixels).all(), "nodata reached the network"
+        # Cells of the stride, as pooling makes them, then their neighbours: reach 2 · stride.
+        s = self.stride
+        cells = pixels.mean(axis=-1).reshape(n, height // s, s, width // s, s).mean(axis=(2, 4))
+        near = np.pad(cells, [(0, 0), (1, 1), (1, 1)], mode="edge")
+        blurred = sum(
+            near[:, y : y + cells.shape[1], x : x + cells.shape[2]]
+            for y in range(3)
+            for x in range(3)
+        )
+        spread = (blurred / 9).repeat(s, axis=1).repeat(s, axis=2)
+        return ((spread + pixels.mean(axis=-1)) / 510).astype("float32")
+
+
+@pytest.fixture
+def make_scene(tmp_path: Path) -> Callable[..., Path]:
+    """Write an array (band, y, x) as a GeoTIFF; keywords go to rasterio."""
+
+    def make(
+        pixels: NDArray[Any],
+        name: str = "scene.tif",
+        *,
+        mask: NDArray[Any] | None = None,
+        **profile: Any,
+    ) -> Path:
+        path = tmp_path / name
+        bands, height, width = pixels.shape
+        profile = {
+            "driver": "GTiff",
+            "dtype": pixels.dtype,
+            "crs": "EPSG:32633",
+            "transform": from_origin(500_000, 5_000_000, 10, 10),
+        } | profile
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(path, "w", height=height, width=width, count=bands, **profile) as dataset,
+        ):
+            dataset.write(pixels)
+            if mask is not None:
+                dataset.write_mask(mask)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference outputs and real scenes; not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared folder with reference data is not here")
+    return SHARED

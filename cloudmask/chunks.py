@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Block = NDArray[Any]
+"""The pixels of one chunk or window, as a NumPy kernel sees them."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -54,9 +58,7 @@ def is_layout(chunks: Sequence[int], *, stride: int = 1, overlap: int = 0) -> bo
     )
 
 
-def mirror_pad(
-    block: NDArray[np.generic], rows: tuple[int, int], columns: tuple[int, int]
-) -> NDArray[np.generic]:
+def mirror_pad(block: Block, rows: tuple[int, int], columns: tuple[int, int]) -> Block:
     """Extend the first two axes (before, after) by mirroring, the edge pixel repeated.
 
     NumPy's "symmetric". Works from 1 × 1 pixels: a mirror that is too short is mirrored again.

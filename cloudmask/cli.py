@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _WRITERS = (".tif", ".tiff", ".zarr", ".png")
 
 
-class _Bands(click.ParamType):
+class _Bands(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     name = "R,G,B"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class _Bands(click.ParamType):
         return bands
 
 
-class _Gsd(click.ParamType):
+class _Gsd(click.ParamType):  # type: ignore[type-arg]
     name = "METRES|native"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | str:

@@ -6,7 +6,8 @@ does not depend on the chunks.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cloudmask.chunks import Block
 
 CELL = 32
 """Side of a cell in pixels: the stride that chunk origins and halos are multiples of."""
@@ -15,7 +16,7 @@ CELL = 32
 _NEUTRAL = np.float32(114.0)
 
 
-def fill_nodata(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill_nodata(pixels: Block, valid: Block) -> Block:
     """Replace invalid pixels of a block whose origin lies on the scene's cell grid.
 
     Parameters
@@ -44,14 +45,14 @@ def fill_nodata(pixels: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArra
     return np.where(valid[..., None], pixels, spread.astype("float32"))
 
 
-def _per_cell(values: NDArray) -> NDArray:
+def _per_cell(values: Block) -> Block:
     """Sums over cells; the last cell of an axis may be cut."""
     rows = np.arange(0, values.shape[0], CELL)
     columns = np.arange(0, values.shape[1], CELL)
     return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
 
 
-def _with_neighbours(cells: NDArray) -> NDArray:
+def _with_neighbours(cells: Block) -> Block:
     """Sums over 3 × 3 cells."""
     padded = np.pad(cells, [(1, 1), (1, 1), (0, 0)])
     rows = padded[:-2] + padded[1:-1] + padded[2:]

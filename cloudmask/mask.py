@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cloudmask.constants import CLEAR, CLOUD, FLAG_MEANINGS, NODATA
+from cloudmask.constants import CLOUD, FLAG_MEANINGS, NODATA
 
 
 def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
@@ -30,8 +30,8 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
         `value` is outside 0 to 1.
     """
     check_threshold(value)
-    mask = xr.where(probability >= value, np.uint8(CLOUD), np.uint8(CLEAR))
-    mask = mask.where(probability.notnull(), np.uint8(NODATA)).astype("uint8")
+    mask = (probability >= value).astype("uint8") * np.uint8(CLOUD)
+    mask = mask.where(probability.notnull(), np.uint8(NODATA))
     return mask.rename("mask").assign_attrs(mask_attributes(probability.attrs, value))
 
 

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from cloudmask.chunks import Block
 from cloudmask.models import ARCHITECTURES, build
 from cloudmask.stopwatch import stage
 
@@ -34,8 +35,8 @@ _LOAD = threading.Lock()
 
 
 def forward(
-    path: str, sha256: str, architecture: str, precision: str | None, pixels: NDArray
-) -> NDArray[np.float32]:
+    path: str, sha256: str, architecture: str, precision: str | None, pixels: Block
+) -> Block:
     """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
     with _LOAD:
         call = _loaded(path, sha256, architecture, precision)
@@ -73,14 +74,31 @@ def identify(path: Path) -> str:
     raise ValueError(f"{path} holds {count:,} weights, which no architecture has: {known}")
 
 
+def _tensorflow() -> ModuleType:
+    """TensorFlow, imported without the lines that it prints whatever its log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow
+
+        tensorflow.config.list_physical_devices("GPU")  # looks for drivers, and prints
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    return tensorflow
+
+
 def choose_precision() -> str:
     """The fastest precision of this machine that the networks tolerate.
 
     float16 or bfloat16 on a GPU; bfloat16 on a CPU with instructions for it (AMX-BF16 or
     AVX512-BF16), where it is several times faster; else float32.
     """
-    import tensorflow as tf
-
+    tf = _tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
@@ -108,10 +126,8 @@ def keep_freed_memory() -> None:
 @lru_cache(maxsize=2)
 def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
-) -> Callable[[NDArray], NDArray[np.float32]]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
+) -> Callable[[Block], Block]:
+    tf = _tensorflow()
     if file_sha256(Path(path)) != sha256:
         raise ValueError(f"{path} has changed since the model was loaded: load it again")
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -123,10 +139,10 @@ def _loaded(
     read_weights(network, Path(path))
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
-    def run(pixels: Any) -> Any:
+    def probability(pixels: Any) -> Any:
         return network(pixels, training=False)[..., 0]
 
+    run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
     return lambda pixels: run(tf.constant(pixels)).numpy()
 
 

@@ -5,9 +5,9 @@ from typing import Protocol
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from cloudmask import chunks
+from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK
 from cloudmask.fill import CELL, fill_nodata
 from cloudmask.mask import threshold
@@ -18,18 +18,27 @@ _WINDOWS_PER_BATCH = 16
 class Predictor(Protocol):
     """What `predict` asks of a model; `cloudmask.load_model` returns one."""
 
-    name: str
-    """For the result's attributes."""
-    stride: int
-    """Block sizes and origins must be multiples of this."""
-    overlap: int
-    """Context in pixels that a chunk needs on each side."""
-    window: int | None
-    """Fixed side of the network's input; None where any multiple of the stride will do."""
-    threshold: float
-    """Probability from which the model's makers call a pixel cloud."""
+    @property
+    def name(self) -> str:
+        """For the result's attributes."""
 
-    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def stride(self) -> int:
+        """Block sizes and origins must be multiples of this."""
+
+    @property
+    def overlap(self) -> int:
+        """Context in pixels that a chunk needs on each side."""
+
+    @property
+    def window(self) -> int | None:
+        """Fixed side of the network's input; None where any multiple of the stride will do."""
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which the model's makers call a pixel cloud."""
+
+    def __call__(self, pixels: Block) -> Block:
         """(n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
 
 
@@ -75,7 +84,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     ValueError
         Dimensions, type, number of bands or overlap do not fit.
     """
-    _check(scene, model)
+    _check(scene)
     halo = _halo(model, overlap)
     scene = scene.transpose(..., "band", "y", "x")
     # Only to fill nodata, which looks one cell further; the network does not see it.
@@ -119,7 +128,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     )
 
 
-def _check(scene: xr.DataArray, model: Predictor) -> None:
+def _check(scene: xr.DataArray) -> None:
     missing = {"band", "y", "x"} - set(scene.dims)
     if missing:
         raise ValueError(
@@ -169,21 +178,21 @@ def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:
 
 
 def _predict_block(
-    block: NDArray,
+    block: Block,
     *,
     model: Predictor,
     halo: int,
     rim: int,
     last: tuple[int, int],
     block_id: tuple[int, ...],
-) -> NDArray[np.float32]:
+) -> Block:
     """Probability of one chunk: `block` is (…, band, y, x) with halo and rim, except at edges."""
     leading = block.shape[:-3]
     pixels = np.moveaxis(block.reshape(block.shape[-3:]), 0, -1)
     has_before = [i > 0 for i in block_id[-2:]]
     has_after = [i < end for i, end in zip(block_id[-2:], last, strict=True)]
 
-    valid = np.isfinite(pixels).all(axis=-1)
+    valid = np.asarray(np.isfinite(pixels).all(axis=-1))
     core = _trim(valid, halo + rim, has_before, has_after)
     out = np.full(core.shape, np.nan, "float32")
     if core.any():
@@ -194,7 +203,7 @@ def _predict_block(
     return out.reshape(*leading, *out.shape)
 
 
-def _trim(block: NDArray, depth: int, before: list[bool], after: list[bool]) -> NDArray:
+def _trim(block: Block, depth: int, before: list[bool], after: list[bool]) -> Block:
     """Cut `depth` pixels off those sides of (y, x, …) that have a neighbour."""
     rows, columns = (
         slice(depth * b, size - depth * a)
@@ -203,9 +212,7 @@ def _trim(block: NDArray, depth: int, before: list[bool], after: list[bool]) -> 
     return block[rows, columns]
 
 
-def _forward(
-    model: Predictor, pixels: NDArray[np.float32], before: list[bool], after: list[bool]
-) -> NDArray[np.float32]:
+def _forward(model: Predictor, pixels: Block, before: list[bool], after: list[bool]) -> Block:
     """Probability of every pixel of a block, the scene's edges mirrored one stride outwards.
 
     The same mirror at every edge, whatever the chunk, keeps the result independent of the chunks.
@@ -217,17 +224,20 @@ def _forward(
         for size, has in zip((height, width), after, strict=True)
     ]
     padded = chunks.mirror_pad(pixels, (first[0], last[0]), (first[1], last[1]))
-    probability = _windowed(model, padded) if model.window else model(padded[None])[0]
+    if model.window is None:
+        probability = model(padded[None])[0]
+    else:
+        probability = _windowed(model, padded, model.window)
     return probability[first[0] : first[0] + height, first[1] : first[1] + width]
 
 
-def _windowed(model: Predictor, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def _windowed(model: Predictor, pixels: Block, size: int) -> Block:
     """Run fixed windows at every multiple of the stride and blend them.
 
     Windows are twice the stride, so that their triangular weights add up to one everywhere but
     in the outermost stride, which is halo or mirror and cropped by the caller.
     """
-    size, step = model.window, model.stride
+    step = model.stride
     height, width = pixels.shape[:2]
     ramp = 1 - np.abs((np.arange(size, dtype="float32") + 0.5) * 2 / size - 1)
     weight = ramp[:, None] * ramp

@@ -22,6 +22,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.windows import Window
 
 from cloudmask import resample
+from cloudmask.chunks import Block
 from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid, grid_of
 from cloudmask.stopwatch import stage
@@ -43,16 +44,23 @@ _DTYPES = ("uint8", "uint16", "int16", "float32")
 class Reader(Protocol):
     """What `open_scene` asks of a file format."""
 
-    bands: tuple[int, ...]
-    """Bands to read, counted from 1."""
-    grid: Grid
-    """The file's own grid."""
-    dtype: np.dtype
-    """Type of the stored values."""
-    can_be_nodata: bool
-    """Whether any pixel may be nodata; False only where the file rules it out."""
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands to read, counted from 1."""
 
-    def read(self, grid: Grid, rows: slice, columns: slice) -> NDArray:
+    @property
+    def grid(self) -> Grid:
+        """The file's own grid."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+
+    @property
+    def can_be_nodata(self) -> bool:
+        """Whether any pixel may be nodata; False only where the file rules it out."""
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         """(band, y, x) values of a window of `grid`, which spans this reader's bounds.
 
         The stored type where nothing can be nodata, else float32 with NaN in all bands.
@@ -105,14 +113,14 @@ class RasterReader:
     """Size and time of a local file: an overwritten file is another scene."""
     bands: tuple[int, ...]
     grid: Grid
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     can_be_nodata: bool
     block: tuple[int, int]
     """Height and width of the stored blocks."""
     masked_by: str | None = None
     """The file whose mask or alpha counts as well, where `name` is a document that drops it."""
 
-    def read(self, grid: Grid, rows: slice, columns: slice) -> NDArray:
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
         factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
         window = Window(
@@ -147,7 +155,7 @@ class RasterReader:
             "overviews": dataset.overviews(self.bands[0]),
         }
 
-    def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> NDArray:
+    def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> Block:
         how = {"window": window, "out_shape": shape, "resampling": resampling}
         with rasterio.Env(**_GDAL_OPTIONS), stage("read"):
             try:
@@ -160,7 +168,7 @@ class RasterReader:
                     f"{window.col_off + window.width:.0f}, it is truncated or damaged: {cause}"
                 ) from error
 
-    def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> NDArray:
+    def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> Block:
         values = dataset.read(self.bands, **how)
         if not self.can_be_nodata:
             return values
@@ -257,11 +265,11 @@ class ZarrReader:
     variable: str
     bands: tuple[int, ...]
     grid: Grid
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     can_be_nodata: bool
     nodata: float | None
 
-    def read(self, grid: Grid, rows: slice, columns: slice) -> NDArray:
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:
             return self._values(rows, columns)
         factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
@@ -301,7 +309,7 @@ class ZarrReader:
             "overviews": [],
         }
 
-    def _values(self, rows: slice, columns: slice) -> NDArray:
+    def _values(self, rows: slice, columns: slice) -> Block:
         array = _zarr_array(self.path, self.version, self.variable)
         with stage("read"):
             values = array[[band - 1 for band in self.bands], rows, columns].values

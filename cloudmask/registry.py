@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,10 @@ class CloudModel:
     @property
     def provenance(self) -> dict[str, str]:
         """What a result should say of where it comes from."""
-        from cloudmask import __version__
-
         return {
             "model": self.name,
             "model_sha256": self.sha256,
-            "cloudmask_version": __version__,
+            "cloudmask_version": version("cloudmask"),
         }
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:

@@ -7,9 +7,9 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from PIL import Image
 
+from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 
 _QUICKLOOK_SIDE = 1200
@@ -133,7 +133,7 @@ def thin_out(mask: xr.DataArray, height: int, width: int) -> xr.DataArray:
     return mask.isel(y=rows, x=columns)
 
 
-def _displayed(pixels: NDArray) -> NDArray[np.float32]:
+def _displayed(pixels: Block) -> Block:
     """A dark scene (raw reflectance) brightened, all bands alike, so that a person sees it."""
     values = pixels.astype("float32")
     known = values[np.isfinite(values)]
@@ -141,7 +141,7 @@ def _displayed(pixels: NDArray) -> NDArray[np.float32]:
     return np.clip(values * (255 / max(brightest, 1.0)), 0, 255)
 
 
-def _outline(cloud: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _outline(cloud: Block) -> Block:
     padded = np.pad(cloud, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return cloud & ~inner

@@ -6,9 +6,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.core import Array
-from numpy.typing import NDArray
 
 from cloudmask import chunks
+from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.mask import check_threshold, mask_attributes
@@ -17,7 +17,7 @@ FINE_CHUNK = 2048
 """Chunk height and width of an enlarged array: four blocks of a COG."""
 
 
-def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, NDArray]:
+def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
     """Weights of source pixels in coarse pixels `start` … `stop` along one axis.
 
     Returns
@@ -35,7 +35,7 @@ def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[sl
     return slice(first, last), np.clip(inside, 0, None)
 
 
-def average(values: NDArray, weights_y: NDArray, weights_x: NDArray) -> NDArray[np.float32]:
+def average(values: Block, weights_y: Block, weights_x: Block) -> Block:
     """Area-weighted mean of (band, y, x) `values`; NaN is left out, and stays where alone."""
     valid = ~np.isnan(values)
     total = weights_y @ np.where(valid, values, 0) @ weights_x.T
@@ -116,9 +116,9 @@ def enlarge(
         nearest=is_mask or resampling == "nearest",
         threshold=threshold,
     )
-    cut = threshold is not None
-    attributes = mask_attributes(array.attrs, threshold) if cut else array.attrs
-    name = "mask" if cut else array.name
+    name, attributes = array.name, array.attrs
+    if threshold is not None:
+        name, attributes = "mask", mask_attributes(array.attrs, threshold)
     return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
 
 
@@ -160,8 +160,8 @@ def _valid(like: xr.DataArray) -> Array:
 
 
 def _enlarge_block(
-    block: NDArray,
-    valid: NDArray[np.bool_],
+    block: Block,
+    valid: Block,
     *,
     edges: tuple[tuple[int, ...], tuple[int, ...]],
     coarse_starts: tuple[tuple[int, ...], tuple[int, ...]],
@@ -169,7 +169,7 @@ def _enlarge_block(
     nearest: bool,
     threshold: float | None,
     block_id: tuple[int, int] | None = None,
-) -> NDArray:
+) -> Block:
     if block_id is None:  # dask asking for the type with empty arrays
         return np.empty((0, 0), block.dtype)
     is_mask = block.dtype == np.uint8
@@ -194,7 +194,7 @@ def _enlarge_block(
     return np.where(known, cut, np.uint8(NODATA))
 
 
-def _bilinear(block: NDArray, at_y: NDArray, at_x: NDArray) -> NDArray[np.float32]:
+def _bilinear(block: Block, at_y: Block, at_x: Block) -> Block:
     """Bilinear values of `block` at pixel positions; NaN has no weight."""
     valid = ~np.isnan(block)
     values = _lerp(_lerp(np.where(valid, block, 0), at_y, 0), at_x, 1)
@@ -204,7 +204,7 @@ def _bilinear(block: NDArray, at_y: NDArray, at_x: NDArray) -> NDArray[np.float3
     return values / np.maximum(weight, np.float32(1e-6))
 
 
-def _lerp(block: NDArray, at: NDArray, axis: int) -> NDArray[np.float32]:
+def _lerp(block: Block, at: Block, axis: int) -> Block:
     """Linear interpolation along one axis at pixel positions (0.5 is the first pixel's centre)."""
     last = block.shape[axis] - 1
     position = np.clip(at - 0.5, 0, last)

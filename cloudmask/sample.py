@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.write import check_output
 
@@ -88,12 +88,10 @@ def write_sample(
     return label_path
 
 
-def sample_window(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def sample_window(rows: Block, columns: Block, seed: int) -> tuple[Block, Block]:
     """Pixels (3, y, x) and label (y, x) of a window; the same wherever the window is cut."""
 
-    def noise(layer: int, longest: float, octaves: int) -> NDArray[np.float32]:
+    def noise(layer: int, longest: float, octaves: int) -> Block:
         return _fractal(rows, columns, seed * 100 + layer, longest, octaves)
 
     height = noise(0, 900, 6)  # terrain; below 0.44 is sea
@@ -121,26 +119,24 @@ def sample_window(
     )
 
 
-def _opacity(large: NDArray, small: NDArray) -> NDArray[np.float32]:
+def _opacity(large: Block, small: Block) -> Block:
     """Decks where the large noise is high, their edges frayed by the small one."""
     return _ramp(large + 0.25 * (small - 0.5), 0.55, 0.63)
 
 
-def _ramp(values: NDArray, low: float, high: float) -> NDArray[np.float32]:
+def _ramp(values: Block, low: float, high: float) -> Block:
     """0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def _mix(first: tuple[int, ...], second: tuple[int, ...], share: NDArray) -> NDArray[np.float32]:
+def _mix(first: tuple[int, ...], second: tuple[int, ...], share: Block) -> Block:
     """(3, y, x) between two colours."""
     a, b = (np.array(colour, "float32")[:, None, None] for colour in (first, second))
     return a + (b - a) * share
 
 
-def _fractal(
-    rows: NDArray, columns: NDArray, seed: int, longest: float, octaves: int
-) -> NDArray[np.float32]:
+def _fractal(rows: Block, columns: Block, seed: int, longest: float, octaves: int) -> Block:
     """Fractal value noise, 0 to 1, by absolute pixel position (Perlin 1985; smoothstep lattice)."""
     total = np.zeros((len(rows), len(columns)), "float32")
     weight = 0.0
@@ -151,7 +147,7 @@ def _fractal(
     return total / np.float32(weight)
 
 
-def _value_noise(rows: NDArray, columns: NDArray, seed: int, period: float) -> NDArray[np.float32]:
+def _value_noise(rows: Block, columns: Block, seed: int, period: float) -> Block:
     cells, shares = [], []
     for at in (rows, columns):
         position = at / period
@@ -169,10 +165,10 @@ def _value_noise(rows: NDArray, columns: NDArray, seed: int, period: float) -> N
     return left + tx * (right - left)
 
 
-def _hash(y: NDArray, x: NDArray, seed: int) -> NDArray[np.float32]:
+def _hash(y: Block, x: Block, seed: int) -> Block:
     """A uniform number 0 to 1 for each lattice point (the 64-bit finaliser of SplitMix, 2014)."""
     with np.errstate(over="ignore"):
-        z = (
+        z: Block = (
             y.astype("uint64") * np.uint64(0x9E3779B97F4A7C15)
             + x.astype("uint64") * np.uint64(0xC2B2AE3D27D4EB4F)
             + np.uint64(seed) * np.uint64(0x165667B19E3779F9)

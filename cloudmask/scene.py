@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,19 @@ import dask.array as da
 import numpy as np
 import rioxarray
 import xarray as xr
-from numpy.typing import NDArray
+from dask.array.core import Array
 
 from cloudmask import chunks as chunk_arithmetic
 from cloudmask import stretch as radiometry
+from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 
 logger = logging.getLogger(__name__)
 
-Chunk = int | tuple[tuple[int, ...], tuple[int, ...]]
+Chunks = tuple[tuple[int, ...], tuple[int, ...]]
+Chunk = int | Chunks
 
 # A percentile from a million pixels is exact to a tenth of a percent.
 _SAMPLE_SIDE = 1024
@@ -82,7 +84,7 @@ def open_scene(
     has_nan = limits is not None or reader.dtype != np.uint8 or reader.can_be_nodata
     dtype = np.dtype("float32" if has_nan else "uint8")
 
-    def load(rows: slice, columns: slice) -> NDArray:
+    def load(rows: slice, columns: slice) -> Block:
         values = reader.read(grid, rows, columns)
         return (limits(values) if limits else values).astype(dtype, copy=False)
 
@@ -108,8 +110,9 @@ def open_valid(
     grid = reader.grid
     if reader.can_be_nodata:
 
-        def load(rows: slice, columns: slice) -> NDArray:
-            return ~np.isnan(reader.read(grid, rows, columns)).any(axis=0, keepdims=True)
+        def load(rows: slice, columns: slice) -> Block:
+            valid = ~np.isnan(reader.read(grid, rows, columns)).any(axis=0, keepdims=True)
+            return np.asarray(valid)
 
         data = _lazy(load, reader, grid, chunk, bands=1, dtype=np.dtype(bool), token=("valid",))[0]
     else:
@@ -224,18 +227,27 @@ def _square_chunks(grid: Grid, chunk: Chunk) -> tuple[tuple[int, ...], tuple[int
     return height, width
 
 
-def _lazy(load, reader: Reader, grid: Grid, chunk: Chunk, *, bands: int, dtype, token) -> da.Array:
+def _lazy(
+    load: Callable[[slice, slice], Block],
+    reader: Reader,
+    grid: Grid,
+    chunk: Chunk,
+    *,
+    bands: int,
+    dtype: np.dtype[Any],
+    token: object,
+) -> Array:
     """A dask array (band, y, x) whose chunks call `load(rows, columns)`."""
     wanted = _square_chunks(grid, chunk)
     if reader.is_striped(grid, max(wanted[1])):
         # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
         rows = max(1, max(wanted[0]) * max(wanted[1]) // grid.width)
-        read_chunks = (chunk_arithmetic.layout(grid.height, rows), (grid.width,))
+        read_chunks: Chunks = (chunk_arithmetic.layout(grid.height, rows), (grid.width,))
     else:
         read_chunks = wanted
     bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
 
-    def load_block(block_id: tuple[int, int, int]) -> NDArray:
+    def load_block(block_id: tuple[int, int, int]) -> Block:
         _, i, j = block_id
         return load(slice(bounds[0][i], bounds[0][i + 1]), slice(bounds[1][j], bounds[1][j + 1]))
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cloudmask.chunks import Block
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Stretch:
     high: tuple[float, ...]
     """Value that becomes 255, for each band."""
 
-    def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+    def __call__(self, values: Block) -> Block:
         """Map (band, y, x) values to 0–255 float32; NaN stays NaN."""
         low = np.asarray(self.low, "float32")[:, None, None]
         high = np.asarray(self.high, "float32")[:, None, None]
@@ -47,7 +48,7 @@ def check_percentile(percent: float) -> None:
         )
 
 
-def from_percentiles(sample: NDArray[np.floating], percent: float) -> Stretch:
+def from_percentiles(sample: Block, percent: float) -> Stretch:
     """Clip the lowest and the highest `percent` of each band's values.
 
     Parameters

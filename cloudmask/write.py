@@ -152,7 +152,10 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
     nodata = np.uint8(NODATA) if name == "mask" else np.float32(np.nan)
     dataset = array.rename(name).to_dataset(promote_attrs=False)
     dataset.attrs = _geozarr_attributes(grid)
-    encoding: dict[str, Any] = {"chunks": tuple(c[0] for c in array.chunks), "_FillValue": nodata}
+    encoding: dict[str, Any] = {
+        "chunks": tuple(lengths[0] for lengths in array.data.chunks),
+        "_FillValue": nodata,
+    }
     with _replacing(path) as work:
         dataset.to_zarr(
             work / path.name, zarr_format=3, consolidated=False, encoding={name: encoding}
@@ -283,7 +286,7 @@ class _Windows:
         block = np.ascontiguousarray(block)
         with self.lock, stage("write"):
             self.dataset.write(block, 1, window=Window.from_slices(rows, columns))
-            self.sums.append((rows, columns, zlib.crc32(block)))
+            self.sums.append((rows, columns, zlib.crc32(block.data)))
 
     def __dask_tokenize__(self) -> tuple[str, int]:
         return ("cloudmask-windows", id(self))
@@ -327,7 +330,7 @@ def _verify(path: Path, sums: list[_Sum]) -> None:
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path) as dataset:
         for rows, columns, expected in sums:
             block = dataset.read(1, window=Window.from_slices(rows, columns))
-            if zlib.crc32(np.ascontiguousarray(block)) != expected:
+            if zlib.crc32(np.ascontiguousarray(block).data) != expected:
                 raise OSError(
                     f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of "
                     f"{path.name} read back differently: the disk is full or failing"
@@ -345,9 +348,8 @@ def _tags(attributes: dict[str, Any]) -> dict[str, str]:
 
 def _write_category_names(path: Path) -> None:
     """GDAL keeps category names of a GeoTIFF beside it (PAM)."""
-    names = "".join(
-        f"<Category>{FLAG_MEANINGS.get(value, '')}</Category>" for value in range(NODATA + 1)
-    )
+    # A category's place in the list is its value; nodata, at 255, has a tag of its own.
+    names = "".join(f"<Category>{FLAG_MEANINGS[value]}</Category>" for value in (CLEAR, CLOUD))
     path.with_name(f"{path.name}.aux.xml").write_text(
         '<PAMDataset><PAMRasterBand band="1">'
         f"<CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>\n"

@@ -1,7 +1,7 @@
 """CloudX-Net: 19.5 M weights, 23 GFLOP per 256 × 256 pixels (Kanu et al. 2020).
 
-Its pyramid pools over the whole tile, so the tile of 256 × 256 is part of the model. Layer names are
-those of the weight files already in use: a class name and the order of creation within it.
+Its pyramid pools over the whole tile, so the tile of 256 × 256 is part of the model. Layer names
+are those of the weight files already in use: a class name and the order of creation within it.
 """
 
 from collections import Counter
@@ -73,7 +73,7 @@ def _pyramid(make: _Namer, x, filters: int):
     return layers.Concatenate()([pooled, *branches])
 
 
-def _skip(encoder: list, level: int):
+def _skip(encoder: list[keras.KerasTensor], level: int):
     """The encoder's output at `level` plus every shallower one, pooled and repeated to fit."""
     total = encoder[level]
     for shallower in range(level):

@@ -6,17 +6,11 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from cloudmask.plan import Plan
-    from cloudmask.registry import CloudModel
-    from cloudmask.report import CloudCover
-
-_WRITERS = (".tif", ".tiff", ".zarr", ".png")
 
 
 class _Bands(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -141,159 +135,39 @@ def segment(scene: str, out: Path, **options: Any) -> None:
     OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
     Values: 0 clear, 1 cloud, 255 nodata.
     """
+    from cloudmask import stopwatch
+    from cloudmask.job import Job
     from cloudmask.network import keep_freed_memory
+    from cloudmask.plan import plan_scene
+    from cloudmask.progress import ChunkProgress
+    from cloudmask.registry import load_model
 
-    keep_freed_memory()
-    _log(quiet=options["quiet"])
     start = time.perf_counter()
-    model, plan, threshold = _prepare(scene, out, options)
-    cover = _write(scene, out, model, plan, threshold, options)
+    quiet, as_json = options.pop("quiet"), options.pop("as_json")
+    _log(quiet=quiet)
+    if options["gsd"] is not None and options["resize_factor"] is not None:
+        raise ValueError("--gsd and --resize-factor are both given: choose one")
+    model = load_model(options.pop("model"), precision=options.pop("precision"))
+    reading = {key: options.pop(key) for key in ("gsd", "resize_factor", "chunk", "overlap")}
+    plan = plan_scene(scene, model, bands=options["bands"], **reading)
+    job = Job(scene, out, model, plan, **options)
+    keep_freed_memory()
+    with ChunkProgress(scene, "_predict_block", plan.blocks[0] * plan.blocks[1], quiet=quiet):
+        cover = job.run()
     elapsed = time.perf_counter() - start
     if cover.cloud_percent is None:
         logging.getLogger("cloudmask").warning("%s has no valid pixel: all is nodata", scene)
-    if options["as_json"]:
-        _print_json(_result(scene, out, model, plan, threshold, cover, elapsed))
-    elif not options["quiet"]:
-        share = "no valid pixel" if cover.cloud_percent is None else f"{cover.cloud_percent:.1f} %"
-        megapixels = plan.native.height * plan.native.width / 1e6
+    if as_json:
+        seconds = {"seconds": elapsed, "thread_seconds": stopwatch.seconds()}
+        _print_json(job.facts(cover) | seconds)
+    elif not quiet:
+        native = plan.native
+        cloud = "no valid pixel" if cover.cloud_percent is None else f"{cover.cloud_percent:.1f} %"
         print(
-            f"{out}: cloud {share}, nodata {cover.nodata_percent:.1f} %, "
-            f"{plan.native.height} × {plan.native.width} px, {elapsed:.1f} s, "
-            f"{megapixels / elapsed:.2f} Mpx/s"
+            f"{out}: cloud {cloud}, nodata {cover.nodata_percent:.1f} %, "
+            f"{native.height} × {native.width} px, {elapsed:.1f} s, "
+            f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"
         )
-
-
-def _prepare(scene: str, out: Path, options: dict[str, Any]) -> tuple["CloudModel", "Plan", float]:
-    """Refuse what cannot work, before any pixel is read."""
-    from cloudmask.mask import check_threshold
-    from cloudmask.registry import load_model
-    from cloudmask.write import check_output
-
-    if out.suffix.lower() not in _WRITERS:
-        raise ValueError(f"{out} ends in {out.suffix!r}: let it end in .tif, .zarr or .png")
-    if options["probability"]:
-        if options["grid"] == "scene":
-            raise ValueError("--probability is on the model's grid: leave out --grid scene")
-        if out.suffix.lower() == ".png":
-            raise ValueError("--probability needs a .tif or .zarr: a picture holds a mask")
-    outputs = [out] + ([options["quicklook"]] if options["quicklook"] else [])
-    if options["quicklook"] and options["quicklook"].suffix.lower() != ".png":
-        raise ValueError(f"{options['quicklook']} is no picture name: let it end in .png")
-    for output in outputs:
-        if output.exists() and Path(scene).exists() and output.samefile(scene):
-            raise ValueError(f"{output} is the scene itself: choose another name")
-        check_output(output, overwrite=options["overwrite"])
-    if len({output.resolve() for output in outputs}) < len(outputs):
-        raise ValueError(f"{out} is named twice: give the quicklook another name")
-    model = load_model(options["model"], precision=options["precision"])
-    threshold = model.threshold if options["threshold"] is None else options["threshold"]
-    check_threshold(threshold)
-    return model, _plan(scene, model, options), threshold
-
-
-def _plan(scene: str, model: "CloudModel", options: dict[str, Any]) -> "Plan":
-    from cloudmask.constants import CHUNK
-    from cloudmask.plan import default_gsd, make_plan
-    from cloudmask.scene import model_grid, scene_grid
-
-    native = scene_grid(scene, options["bands"])
-    gsd, factor = options["gsd"], options["resize_factor"]
-    if gsd is not None and factor is not None:
-        raise ValueError("--gsd and --resize-factor are both given: choose one")
-    if gsd is None and factor is None:
-        gsd = default_gsd(native, model)
-    grid = model_grid(native, None if gsd == "native" else gsd, factor)
-    return make_plan(
-        native, grid, model, chunk=options["chunk"] or CHUNK, overlap=options["overlap"]
-    )
-
-
-def _write(
-    path: str,
-    out: Path,
-    model: "CloudModel",
-    plan: "Plan",
-    value: float,
-    options: dict[str, Any],
-) -> "CloudCover":
-    """Open, predict, write; the cover of what was written."""
-    from cloudmask.mask import threshold
-    from cloudmask.predict import predict
-    from cloudmask.progress import ChunkProgress
-    from cloudmask.report import cloud_cover
-    from cloudmask.resample import enlarge, fine_chunks
-    from cloudmask.scene import open_label, open_scene, open_valid
-    from cloudmask.write import write_cog, write_png, write_zarr
-
-    how = {key: options[key] for key in ("bands", "nodata")}
-    scene = open_scene(
-        path,
-        **how,
-        grid=plan.grid,
-        scale=options["scale"],
-        stretch=options["stretch"],
-        chunk=plan.chunk,
-    )
-    result = predict(scene, model, overlap=options["overlap"])
-    if not options["probability"]:
-        if options["grid"] == "model" or plan.grid == plan.native:
-            result = threshold(result, value)
-        else:
-            valid = open_valid(path, **how, chunk=fine_chunks(plan.grid, plan.native))
-            result = enlarge(result, valid, threshold=value)
-    write = {".zarr": write_zarr, ".png": write_png}.get(out.suffix.lower(), write_cog)
-    with ChunkProgress(
-        "chunks", "_predict_block", plan.blocks[0] * plan.blocks[1], quiet=options["quiet"]
-    ):
-        write(result, out, overwrite=options["overwrite"])
-    written = open_label(out)
-    mask = threshold(written, value) if options["probability"] else written
-    if options["quicklook"]:
-        _draw(path, mask, options)
-    return cloud_cover(mask)
-
-
-def _draw(path: str, mask: Any, options: dict[str, Any]) -> None:
-    from cloudmask.report import quicklook, quicklook_factor, thin_out
-    from cloudmask.scene import open_scene, scene_grid
-
-    native = scene_grid(path, options["bands"])
-    picture = open_scene(
-        path,
-        bands=options["bands"],
-        resize_factor=quicklook_factor(native.height, native.width),
-        scale=options["scale"],
-        stretch=options["stretch"],
-        nodata=options["nodata"],
-    )
-    quicklook(picture, thin_out(mask, *picture.shape[1:]), options["quicklook"])
-
-
-def _result(
-    scene: str,
-    out: Path,
-    model: "CloudModel",
-    plan: "Plan",
-    threshold: float,
-    cover: "CloudCover",
-    elapsed: float,
-) -> dict[str, Any]:
-    from cloudmask import stopwatch
-
-    return {
-        "scene": scene,
-        "output": str(out),
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "threshold": threshold,
-        "cloud_percent": cover.cloud_percent,
-        "nodata_percent": cover.nodata_percent,
-        "height": plan.native.height,
-        "width": plan.native.width,
-        **plan.to_dict(),
-        "seconds": elapsed,
-        "thread_seconds": stopwatch.seconds(),
-    }
 
 
 @cli.command()
@@ -320,13 +194,15 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(scene: str, as_json: bool, **options: Any) -> None:
     """Tell how SCENE would be read: grid, GSD, nodata, overviews and the plan."""
+    from cloudmask.plan import plan_scene
     from cloudmask.registry import load_model
     from cloudmask.scene import describe
 
     _log(quiet=False)
-    model = load_model(options["model"])
-    plan = _plan(scene, model, options)
-    facts = describe(scene, options["bands"], options["nodata"]) | {
+    nodata = options.pop("nodata")
+    model = load_model(options.pop("model"))
+    plan = plan_scene(scene, model, **options)
+    facts = describe(scene, options["bands"], nodata) | {
         "model": model.name,
         **plan.to_dict(),
     }
@@ -386,6 +262,8 @@ def _print_json(value: Any) -> None:
 
 
 def _log(*, quiet: bool) -> None:
+    # The library says it once, in words that tell what follows.
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("cloudmask: %(message)s"))
     logger = logging.getLogger("cloudmask")

@@ -75,17 +75,19 @@ def identify(path: Path) -> str:
 
 
 def _tensorflow() -> ModuleType:
-    """TensorFlow, imported without the lines that it prints whatever its log level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    """TensorFlow, started without the lines that it prints whatever its log level."""
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     saved = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         import tensorflow
 
-        tensorflow.config.list_physical_devices("GPU")  # looks for drivers, and prints
+        for gpu in tensorflow.config.list_physical_devices("GPU"):
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
+        tensorflow.constant(0)  # looks for drivers, and prints what it did not find
     finally:
         os.dup2(saved, 2)
         os.close(saved)
@@ -130,8 +132,6 @@ def _loaded(
     tf = _tensorflow()
     if file_sha256(Path(path)) != sha256:
         raise ValueError(f"{path} has changed since the model was loaded: load it again")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", architecture, chosen, why)

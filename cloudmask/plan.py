@@ -4,9 +4,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cloudmask import chunks
+from cloudmask.constants import CHUNK
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
+from cloudmask.predict import check_overlap
 from cloudmask.registry import CloudModel
+from cloudmask.scene import model_grid, scene_grid
 
 # A smaller scene leaves a network too little context to tell cloud from roof.
 _SMALLEST_SIDE = 256
@@ -57,17 +60,44 @@ def default_gsd(native: Grid, model: CloudModel) -> float | None:
     return target if target > own else None
 
 
-def make_plan(
-    native: Grid, grid: Grid, model: CloudModel, *, chunk: int, overlap: int | None
+def plan_scene(
+    path: str,
+    model: CloudModel,
+    *,
+    bands: tuple[int, ...] = (1, 2, 3),
+    gsd: float | str | None = None,
+    resize_factor: float | None = None,
+    chunk: int | None = None,
+    overlap: int | None = None,
 ) -> Plan:
-    """Foresee how `predict` will cut `grid`."""
-    halo = model.overlap if overlap is None else overlap
+    """Choose the grid that `model` sees a scene on, and foresee how `predict` will cut it.
+
+    Parameters
+    ----------
+    path : str
+        The scene; only its header is read.
+    model : CloudModel
+        Its card gives the defaults.
+    gsd : float or "native", optional
+        Ground sample distance in metres, or the scene's own pixels.
+    bands, resize_factor, chunk, overlap
+        As for `open_scene` and `predict`.
+
+    Raises
+    ------
+    ValueError, OSError
+    """
+    native = scene_grid(path, bands)
+    if gsd is None and resize_factor is None:
+        gsd = default_gsd(native, model)
+    grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
+    halo = check_overlap(model, overlap)
     rows, columns = (
-        chunks.layout(size, chunk, stride=model.stride, overlap=halo)
+        chunks.layout(size, chunk or CHUNK, stride=model.stride, overlap=halo)
         for size in (grid.height, grid.width)
     )
-    side = max(max(rows), max(columns))
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
     # Measured: TensorFlow and the rest take 0.7 GB; two forward passes are under way at once.
     memory = 700 * 2**20 + 2 * block * ARCHITECTURES[model.architecture].bytes_per_pixel
+    side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)

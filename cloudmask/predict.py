@@ -85,7 +85,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
         Dimensions, type, number of bands or overlap do not fit.
     """
     _check(scene)
-    halo = _halo(model, overlap)
+    halo = check_overlap(model, overlap)
     scene = scene.transpose(..., "band", "y", "x")
     # Only to fill nodata, which looks one cell further; the network does not see it.
     rim = chunks.round_up(CELL, model.stride) if scene.dtype.kind == "f" else 0
@@ -147,7 +147,8 @@ def _check(scene: xr.DataArray) -> None:
         )
 
 
-def _halo(model: Predictor, overlap: int | None) -> int:
+def check_overlap(model: Predictor, overlap: int | None) -> int:
+    """The halo in force; a ValueError where `overlap` does not suit the model."""
     if overlap is None:
         return model.overlap
     if overlap < 0 or overlap % model.stride:

@@ -128,7 +128,7 @@ def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
     path : str or Path
         One band of uint8, in a raster; or a Zarr store that `write_zarr` made.
     chunk : int
-        Chunk height and width in pixels.
+        Chunk height and width in pixels; a Zarr store keeps its own.
 
     Returns
     -------
@@ -137,9 +137,8 @@ def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
     """
     path = str(path)
     if path.rstrip("/").endswith(".zarr"):
-        dataset = xr.open_zarr(path, chunks={"y": chunk, "x": chunk}, mask_and_scale=False)
-        array = dataset["mask" if "mask" in dataset else "probability"]
-        return array.chunk({"y": chunk, "x": chunk})
+        dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+        return dataset["mask" if "mask" in dataset else "probability"]
     array = rioxarray.open_rasterio(path, chunks={"y": chunk, "x": chunk}, lock=False)
     return array.squeeze("band", drop=True)
 

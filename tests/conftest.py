@@ -27,7 +27,7 @@ class FakeModel:
     def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         n, height, width, bands = pixels.shape
         assert bands == 3
-        assert height % self.stride == 0 and width % self.stride == 0
+        assert (height % self.stride, width % self.stride) == (0, 0)
         assert np.isfinite(pixels).all(), "nodata reached the network"
         # Cells of the stride, as pooling makes them, then their neighbours: reach 2 · stride.
         s = self.stride

@@ -1,0 +1,5 @@
+"""``python -m cloudmask``: the command line."""
+
+from cloudmask.cli import main
+
+main()

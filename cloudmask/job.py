@@ -1,0 +1,145 @@
+"""One scene, from file to file: what `cloudmask segment` does."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from cloudmask.mask import check_threshold, threshold
+from cloudmask.plan import Plan
+from cloudmask.predict import predict
+from cloudmask.registry import CloudModel
+from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
+from cloudmask.resample import enlarge, fine_chunks
+from cloudmask.scene import open_label, open_scene, open_valid
+from cloudmask.write import check_output, write_cog, write_png, write_zarr
+
+_WRITERS = {".tif": write_cog, ".tiff": write_cog, ".png": write_png, ".zarr": write_zarr}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene to segment; checked when it is made, before any pixel is read.
+
+    Raises
+    ------
+    ValueError, OSError
+        With one line that names the value and the cure.
+    """
+
+    scene: str
+    """Path or URL."""
+    out: Path
+    """Ends in .tif, .zarr or .png."""
+    model: CloudModel
+    """Finds the clouds."""
+    plan: Plan
+    """How the scene is read."""
+    bands: tuple[int, ...] = (1, 2, 3)
+    """Red, green and blue, counted from 1."""
+    scale: float | None = None
+    """Value that maps to 255."""
+    stretch: float | None = None
+    """Percentile clipped at both ends."""
+    nodata: float | None = None
+    """Nodata value besides the file's own."""
+    threshold: float | None = None
+    """Where to cut; None: the model's own."""
+    probability: bool = False
+    """Write probabilities, on the model's grid."""
+    grid: str | None = None
+    """Grid of the mask, "scene" or "model"; None: the scene's, or the model's for probabilities."""
+    quicklook: Path | None = None
+    """PNG to draw besides."""
+    overwrite: bool = False
+    """Replace existing output."""
+
+    def __post_init__(self) -> None:
+        suffix = self.out.suffix.lower()
+        if suffix not in _WRITERS:
+            raise ValueError(f"{self.out} ends in {suffix!r}: let it end in .tif, .zarr or .png")
+        if self.probability and self.grid == "scene":
+            raise ValueError("probabilities are on the model's grid: leave out --grid scene")
+        if self.probability and suffix == ".png":
+            raise ValueError("probabilities need a .tif or .zarr: a picture holds a mask")
+        check_threshold(self.cut)
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        outputs = [self.out]
+        if self.quicklook is not None:
+            outputs.append(self.quicklook)
+            if self.quicklook.suffix.lower() != ".png":
+                raise ValueError(f"{self.quicklook} is no picture name: let it end in .png")
+            if self.quicklook.resolve() == self.out.resolve():
+                raise ValueError(f"{self.out} is named twice: give the quicklook another name")
+        for output in outputs:
+            if output.exists() and Path(self.scene).exists() and output.samefile(self.scene):
+                raise ValueError(f"{output} is the scene itself: choose another name")
+            check_output(output, overwrite=self.overwrite)
+
+    @property
+    def cut(self) -> float:
+        """The threshold in force."""
+        return self.model.threshold if self.threshold is None else self.threshold
+
+    def run(self) -> CloudCover:
+        """Open, predict, write; count what was written."""
+        _WRITERS[self.out.suffix.lower()](self._result(), self.out, overwrite=self.overwrite)
+        written = open_label(self.out)
+        mask = threshold(written, self.cut) if self.probability else written
+        if self.quicklook is not None:
+            self._draw(mask, self.quicklook)
+        return cloud_cover(mask)
+
+    def _result(self) -> xr.DataArray:
+        """What is to be written, lazy."""
+        scene = open_scene(
+            self.scene,
+            bands=self.bands,
+            grid=self.plan.grid,
+            scale=self.scale,
+            stretch=self.stretch,
+            nodata=self.nodata,
+            chunk=self.plan.chunk,
+        )
+        probability = predict(scene, self.model, overlap=self.plan.overlap)
+        if self.probability:
+            return probability
+        if self.grid == "model" or self.plan.grid == self.plan.native:
+            return threshold(probability, self.cut)
+        valid = open_valid(
+            self.scene,
+            bands=self.bands,
+            nodata=self.nodata,
+            chunk=fine_chunks(self.plan.grid, self.plan.native),
+        )
+        return enlarge(probability, valid, threshold=self.cut)
+
+    def _draw(self, mask: xr.DataArray, path: Path) -> None:
+        native = self.plan.native
+        scene = open_scene(
+            self.scene,
+            bands=self.bands,
+            resize_factor=quicklook_factor(native.height, native.width),
+            scale=self.scale,
+            stretch=self.stretch,
+            nodata=self.nodata,
+        )
+        quicklook(scene, thin_out(mask, *scene.shape[1:]), path)
+
+    def facts(self, cover: CloudCover) -> dict[str, Any]:
+        """The outcome, for JSON."""
+        return {
+            "scene": self.scene,
+            "output": str(self.out),
+            **self.model.provenance,
+            "threshold": self.cut,
+            **asdict(cover),
+            "cloud_percent": cover.cloud_percent,
+            "nodata_percent": cover.nodata_percent,
+            "height": self.plan.native.height,
+            "width": self.plan.native.width,
+            **self.plan.to_dict(),
+        }

@@ -1,0 +1,34 @@
+"""Windows of pixels from GDAL and from Zarr: all that touches a file that is read."""
+
+from pathlib import Path
+
+from cloudmask.readers.protocol import Reader, listed
+from cloudmask.readers.raster import open_raster
+from cloudmask.readers.zarr import open_zarr
+
+__all__ = ["Reader", "open_reader"]
+
+
+def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Reader:
+    """Choose a reader by what `path` is, and refuse what cannot be read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+    """
+    if not bands or min(bands) < 1:
+        raise ValueError(f"bands are {listed(bands)}: they count from 1")
+    is_remote = "://" in path or path.startswith("/vsi")
+    if path.rstrip("/").endswith(".zarr"):
+        if not is_remote and not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        return open_zarr(path, bands, nodata)
+    if not is_remote:
+        if Path(path).is_dir():
+            raise IsADirectoryError(
+                f"{path} is a directory: name a scene in it (gdalbuildvrt -separate joins files "
+                "of one band each)"
+            )
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    return open_raster(path, bands, nodata)

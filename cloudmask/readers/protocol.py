@@ -1,0 +1,74 @@
+"""What a reader is, and what readers share.
+
+A reader is small and frozen, and crosses to a worker; the open file stays there.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cloudmask.chunks import Block
+from cloudmask.grid import Grid
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+"""Stored types that a scene may have."""
+
+HANDLES = 4
+"""Files kept open, per thread."""
+
+
+class Reader(Protocol):
+    """What `open_scene` asks of a file format."""
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands to read, counted from 1."""
+
+    @property
+    def grid(self) -> Grid:
+        """The file's own grid."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+
+    @property
+    def can_be_nodata(self) -> bool:
+        """Whether any pixel may be nodata; False only where the file rules it out."""
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
+        """(band, y, x) values of a window of `grid`, which spans this reader's bounds.
+
+        The stored type where nothing can be nodata, else float32 with NaN in all bands.
+        """
+
+    def sample(self, side: int) -> Block:
+        """The whole scene decimated to at most `side` pixels a side, NaN where nodata."""
+
+    def is_striped(self, grid: Grid, chunk: int) -> bool:
+        """Whether stored blocks are so wide that chunks beside each other share them."""
+
+    def facts(self) -> dict[str, Any]:
+        """For people: number of bands, block, nodata and overviews."""
+
+
+def version_of(path: str) -> str:
+    """Size, time and number of a local file, for a cache not to outlive it; empty for a URL."""
+    local = Path(path)
+    if not local.exists():
+        return ""
+    if local.is_dir():
+        local = next((p for p in (local / "zarr.json", local / ".zmetadata") if p.exists()), local)
+    status = local.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def listed(bands: tuple[int, ...]) -> str:
+    """Band numbers for a message."""
+    return ", ".join(map(str, bands)) or "none"
+
+
+def first_line(error: BaseException) -> str:
+    """GDAL and zarr put the cause first."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

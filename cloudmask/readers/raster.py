@@ -1,0 +1,189 @@
+"""Read through GDAL."""
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.windows import Window
+
+from cloudmask.chunks import Block
+from cloudmask.constants import GDAL_CACHE
+from cloudmask.grid import Grid
+from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, version_of
+from cloudmask.stopwatch import stage
+
+logger = logging.getLogger(__name__)
+
+# GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
+# that GDAL's own threads and a cache of 5 % of the memory would only get in the way.
+_GDAL_OPTIONS: dict[str, Any] = {
+    "GDAL_NUM_THREADS": "1",
+    "GDAL_CACHEMAX": GDAL_CACHE,
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_MAX_RETRY": "3",
+}
+
+
+@dataclass(frozen=True)
+class RasterReader:
+    """Reads through GDAL."""
+
+    path: str
+    """As the user gave it."""
+    name: str
+    """What GDAL opens: the path, or a VRT document of it."""
+    version: str
+    """Size and time of a local file: an overwritten file is another scene."""
+    bands: tuple[int, ...]
+    grid: Grid
+    dtype: np.dtype[Any]
+    can_be_nodata: bool
+    block: tuple[int, int]
+    """Height and width of the stored blocks."""
+    masked_by: str | None = None
+    """The file whose mask or alpha counts as well, where `name` is a document that drops it."""
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
+        shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
+        factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
+        window = Window(
+            columns.start * factor_x,
+            rows.start * factor_y,
+            shape[2] * factor_x,
+            shape[1] * factor_y,
+        )
+        return self._read(window, shape, Resampling.average)
+
+    def sample(self, side: int) -> Block:
+        coarse = self.grid.coarser(
+            max(1.0, self.grid.height / side), max(1.0, self.grid.width / side)
+        )
+        whole = Window(0, 0, self.grid.width, self.grid.height)
+        shape = (len(self.bands), coarse.height, coarse.width)
+        return self._read(whole, shape, Resampling.nearest).astype("float32")
+
+    def is_striped(self, grid: Grid, chunk: int) -> bool:
+        return self.block[1] > max(1024, chunk * self.grid.width / grid.width)
+
+    def facts(self) -> dict[str, Any]:
+        dataset = _handle(self.name, self.version)
+        kinds = {flag.name for band in self.bands for flag in dataset.mask_flag_enums[band - 1]}
+        value = dataset.nodatavals[self.bands[0] - 1]
+        return {
+            "bands": dataset.count,
+            "block": list(self.block),
+            "nodata": value
+            if value is not None
+            else ", ".join(sorted(kinds - {"all_valid"})) or None,
+            "overviews": dataset.overviews(self.bands[0]),
+        }
+
+    def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> Block:
+        how = {"window": window, "out_shape": shape, "resampling": resampling}
+        with rasterio.Env(**_GDAL_OPTIONS), stage("read"):
+            try:
+                return self._values(_handle(self.name, self.version), how)
+            except rasterio.errors.RasterioIOError as error:
+                cause = first_line(error.__cause__ or error)
+                raise OSError(
+                    f"{self.path} cannot be read at rows {window.row_off:.0f}–"
+                    f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
+                    f"{window.col_off + window.width:.0f}, it is truncated or damaged: {cause}"
+                ) from error
+
+    def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> Block:
+        values = dataset.read(self.bands, **how)
+        if not self.can_be_nodata:
+            return values
+        valid = (dataset.read_masks(self.bands, **how) > 0).all(axis=0)
+        if self.masked_by is not None:
+            mask = _handle(self.masked_by, self.version).dataset_mask
+            valid &= mask(**{**how, "out_shape": valid.shape}) > 0
+        values = values.astype("float32", copy=False)
+        valid &= np.isfinite(values).all(axis=0)
+        values[:, ~valid] = np.nan
+        return values
+
+
+_open_handles = threading.local()
+
+
+def _handle(name: str, version: str) -> rasterio.DatasetReader:
+    """A dataset of this thread's own: GDAL's handles are not to be shared."""
+    handles = _open_handles.__dict__.setdefault("cache", OrderedDict())
+    if (name, version) not in handles:
+        while len(handles) >= HANDLES:
+            handles.popitem(last=False)[1].close()
+        handles[name, version] = rasterio.open(name)
+    handles.move_to_end((name, version))
+    return handles[name, version]
+
+
+def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
+    """Open a raster by what its header says; errors as for `open_reader`."""
+    try:
+        dataset = rasterio.open(path)
+    except rasterio.errors.RasterioIOError as error:
+        raise OSError(f"{path} cannot be opened: {first_line(error)}") from error
+    with dataset:
+        if max(bands) > dataset.count:
+            few = dataset.count == 1
+            raise ValueError(
+                f"{path} has {dataset.count} band{'s' * (not few)}, bands {listed(bands)} were "
+                f"asked for: pass bands within 1 to {dataset.count}"
+                + (", such as 1,1,1" if few else "")
+            )
+        dtypes = {dataset.dtypes[band - 1] for band in bands}
+        if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(dtypes))}: convert it to one of "
+                f"{', '.join(DTYPES)} (gdal_translate -ot)"
+            )
+        dtype = np.dtype(dtypes.pop())
+        crs, transform = dataset.crs, dataset.transform
+        if crs is None and transform == Affine.identity():
+            logger.info("%s has no georeferencing: pixels are the unit", path)
+        flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+        name, masked_by = path, None
+        is_undeclared = dtype.kind == "f" and MaskFlags.all_valid in flags
+        if nodata is not None or is_undeclared:
+            # GDAL must know the value, or averaging would mix it in.
+            name = _with_nodata(dataset, math.nan if nodata is None else nodata)
+            masked_by = path if MaskFlags.per_dataset in flags else None
+        grid = Grid(dataset.height, dataset.width, transform, crs)
+        can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
+        block = dataset.block_shapes[bands[0] - 1]
+    return RasterReader(
+        path, name, version_of(path), bands, grid, dtype, can_be_nodata, block, masked_by
+    )
+
+
+def _with_nodata(dataset: rasterio.DatasetReader, nodata: float) -> str:
+    """A VRT document of `dataset` with another nodata value (https://gdal.org/drivers/raster/vrt)."""
+    types = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
+    path = dataset.name
+    local = Path(path)
+    if local.exists():
+        path = str(local.resolve())
+    elif path.startswith(("http://", "https://")):
+        path = f"/vsicurl/{path}"
+    bands = "".join(
+        f'<VRTRasterBand dataType="{types[dataset.dtypes[i - 1]]}" band="{i}">'
+        f"<NoDataValue>{nodata!r}</NoDataValue><SimpleSource>"
+        f'<SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename>'
+        f"<SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>"
+        for i in dataset.indexes
+    )
+    return (
+        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">'
+        f"{bands}</VRTDataset>"
+    )

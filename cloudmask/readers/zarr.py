@@ -1,0 +1,116 @@
+"""Read a Zarr store through xarray, and average as GDAL does."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cloudmask import resample
+from cloudmask.chunks import Block
+from cloudmask.grid import Grid, grid_of
+from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, version_of
+from cloudmask.stopwatch import stage
+
+
+@dataclass(frozen=True)
+class ZarrReader:
+    """Reads through zarr and xarray, and averages as GDAL does."""
+
+    path: str
+    version: str
+    variable: str
+    bands: tuple[int, ...]
+    grid: Grid
+    dtype: np.dtype[Any]
+    can_be_nodata: bool
+    nodata: float | None
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
+        if grid == self.grid:
+            return self._values(rows, columns)
+        factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
+        source_x, weights_x = resample.average_weights(
+            columns.start, columns.stop, factor_x, self.grid.width
+        )
+        # Few coarse rows at a time: a chunk's whole source would be factor² as large.
+        step = max(1, int(2048 / factor_y))
+        parts = []
+        for start in range(rows.start, rows.stop, step):
+            source_y, weights_y = resample.average_weights(
+                start, min(start + step, rows.stop), factor_y, self.grid.height
+            )
+            values = self._values(source_y, source_x).astype("float32", copy=False)
+            parts.append(resample.average(values, weights_y, weights_x))
+        mean = np.concatenate(parts, axis=1)
+        if self.can_be_nodata:
+            mean[:, np.isnan(mean).any(axis=0)] = np.nan
+            return mean
+        return np.rint(mean).astype(self.dtype) if self.dtype.kind in "ui" else mean
+
+    def sample(self, side: int) -> Block:
+        step = [max(1, -(-size // side)) for size in (self.grid.height, self.grid.width)]
+        return self._values(slice(None, None, step[0]), slice(None, None, step[1])).astype(
+            "float32"
+        )
+
+    def is_striped(self, grid: Grid, chunk: int) -> bool:  # noqa: ARG002  (the protocol's)
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        array = _zarr_array(self.path, self.version, self.variable)
+        return {
+            "bands": array.shape[0],
+            "block": list(array.encoding.get("chunks", array.shape)[-2:]),
+            "nodata": array.encoding.get("_FillValue", self.nodata),
+            "overviews": [],
+        }
+
+    def _values(self, rows: slice, columns: slice) -> Block:
+        array = _zarr_array(self.path, self.version, self.variable)
+        with stage("read"):
+            values = array[[band - 1 for band in self.bands], rows, columns].values
+        if not self.can_be_nodata:
+            return values
+        values = values.astype("float32", copy=False)
+        invalid = ~np.isfinite(values)
+        if self.nodata is not None:
+            invalid |= values == self.nodata
+        return np.where(invalid.any(axis=0), np.float32(np.nan), values)
+
+
+@lru_cache(maxsize=HANDLES)
+def _zarr_array(path: str, version: str, variable: str) -> xr.DataArray:  # noqa: ARG001
+    dataset = xr.open_zarr(path, chunks=None, decode_coords="all")
+    array = dataset[variable]
+    y, x = array.rio.y_dim, array.rio.x_dim
+    return array.transpose(..., y, x)
+
+
+def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrReader:
+    """Open a Zarr store by its metadata; errors as for `open_reader`."""
+    try:
+        dataset = xr.open_zarr(path, chunks=None, decode_coords="all")
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
+    cubes = [str(name) for name, variable in dataset.items() if variable.ndim == 3]
+    if len(cubes) != 1:
+        raise ValueError(
+            f"{path} holds {len(cubes)} arrays with three dimensions "
+            f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x)"
+        )
+    version = version_of(path)
+    array = _zarr_array(path, version, cubes[0])
+    if max(bands) > array.shape[0]:
+        raise ValueError(
+            f"{path} has {array.shape[0]} bands, bands {listed(bands)} were asked for: pass "
+            f"bands within 1 to {array.shape[0]}"
+        )
+    y, x = array.dims[-2:]
+    grid = grid_of(array.rename({y: "y", x: "x"}))
+    stored = np.dtype(array.encoding.get("dtype", array.dtype))
+    if stored.name not in DTYPES and stored.kind != "f":
+        raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
+    can_be_nodata = array.dtype.kind == "f" or nodata is not None
+    return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata)

@@ -1,0 +1,158 @@
+"""Write a mask or a probability as a COG, or a mask as a picture."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+import xarray as xr
+from rasterio._err import CPLE_BaseError
+
+from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
+from cloudmask.resample import enlarge
+from cloudmask.scene import open_valid
+from cloudmask.stopwatch import stage
+from cloudmask.write.output import check_output, replacing
+from cloudmask.write.stage import stage_raster, verify
+
+_COMPRESSIONS = ("deflate", "zstd")
+
+
+def write_cog(
+    array: xr.DataArray,
+    path: str | Path,
+    *,
+    like: xr.DataArray | str | Path | None = None,
+    threshold: float | None = None,
+    resampling: str = "bilinear",
+    compress: str = "deflate",
+    overwrite: bool = False,
+) -> None:
+    """Write a mask or a probability as a Cloud Optimized GeoTIFF.
+
+    Parameters
+    ----------
+    array : (y, x) DataArray
+        Mask (uint8) or probability (float32, NaN where nodata), lazy or not.
+    path : str or Path
+        The file to make, in an existing folder.
+    like : DataArray, str or Path, optional
+        The scene that `array` was made from (a path, `open_scene` or `open_valid`): the file is on
+        its grid. A probability is enlarged and then cut, so that outlines are smooth.
+    threshold : float, optional
+        Where to cut a probability; the file holds the mask. With `like` the default is the model's,
+        which `predict` left in the attributes; without either a probability is written as it is.
+    resampling : {"bilinear", "nearest"}
+        How `like` enlarges a probability; a mask is always enlarged by nearest.
+    compress : {"deflate", "zstd"}
+        Both lossless.
+    overwrite : bool
+        Replace an existing file, once the new one is complete.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, ValueError, OSError
+        Before anything is computed where that can be known. A failed run leaves nothing, and an
+        existing file as it was.
+
+    Notes
+    -----
+    Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
+    colour table, category names, and tags that tell model, sha256, threshold and version. Needs
+    height × width bytes of disk beside `path` while it works (four times for probabilities), and
+    memory for the chunks in flight only.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    if compress not in _COMPRESSIONS:
+        raise ValueError(f"compress is {compress!r}: choose {' or '.join(_COMPRESSIONS)}")
+    array = _as_file(array, like, threshold, resampling)
+    with replacing(path) as work:
+        staged = work / "staged.tif"
+        sums = stage_raster(array, staged)
+        is_mask = array.dtype == np.uint8
+        with _finishing(path):
+            rasterio.shutil.copy(
+                staged,
+                work / path.name,
+                driver="COG",
+                compress=compress,
+                predictor="NO" if is_mask else "YES",
+                blocksize=BLOCK,
+                overview_resampling="MODE" if is_mask else "AVERAGE",
+                num_threads="ALL_CPUS",
+                bigtiff="IF_SAFER",
+            )
+        staged.unlink()
+        verify(work / path.name, sums)
+        if is_mask:
+            _write_category_names(work / path.name)
+
+
+def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a mask as a picture with a palette: clear black, cloud white, nodata transparent.
+
+    Parameters and errors as for `write_cog`; `array` must be a mask.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    if array.dtype != np.uint8:
+        raise ValueError(f"a picture shows a mask, not {array.dtype}: cut it with threshold first")
+    with replacing(path) as work:
+        staged = work / "staged.tif"
+        sums = stage_raster(array, staged)
+        with _finishing(path, GDAL_PAM_ENABLED=False):
+            rasterio.shutil.copy(staged, work / path.name, driver="PNG")
+        staged.unlink()
+        verify(work / path.name, sums)
+
+
+def _as_file(
+    array: xr.DataArray,
+    like: xr.DataArray | str | Path | None,
+    threshold: float | None,
+    resampling: str,
+) -> xr.DataArray:
+    """The array as it will be stored: on the scene's grid, cut, attributes to match."""
+    if array.dims != ("y", "x"):
+        raise ValueError(
+            f"the array has dimensions {', '.join(map(str, array.dims))}: a COG holds one (y, x) "
+            "array, select it first"
+        )
+    is_mask = array.dtype == np.uint8
+    if not is_mask:
+        array = array.astype("float32")
+    if like is None and threshold is None:
+        return array
+    if not is_mask and threshold is None:
+        threshold = array.attrs.get("threshold")
+        if threshold is None:
+            raise ValueError("the probability names no threshold: pass one, such as threshold=0.5")
+    if like is None:
+        like = array
+    elif not isinstance(like, xr.DataArray):
+        like = open_valid(like)
+    return enlarge(array, like, threshold=threshold, resampling=resampling)
+
+
+@contextmanager
+def _finishing(path: Path, **options: Any) -> Iterator[None]:
+    """GDAL's settings and errors while a driver makes the final file."""
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"):
+        try:
+            yield
+        except (CPLE_BaseError, rasterio.errors.RasterioError) as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _write_category_names(path: Path) -> None:
+    """GDAL keeps category names of a GeoTIFF beside it (PAM)."""
+    # A category's place in the list is its value; nodata, at 255, has a tag of its own.
+    names = "".join(f"<Category>{FLAG_MEANINGS[value]}</Category>" for value in (CLEAR, CLOUD))
+    path.with_name(f"{path.name}.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1">'
+        f"<CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>\n"
+    )

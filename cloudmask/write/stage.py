@@ -1,0 +1,132 @@
+"""Chunks from any scheduler into one uncompressed GeoTIFF, and proof that they arrived."""
+
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import rasterio
+import xarray as xr
+from dask.array.core import Array
+from rasterio.windows import Window
+
+from cloudmask.chunks import Block
+from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
+from cloudmask.grid import grid_of
+from cloudmask.stopwatch import stage
+
+COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
+"""Colour table of a mask, RGBA: clear black, cloud white, nodata transparent."""
+
+Sum = tuple[slice, slice, int]
+"""Rows, columns, and the CRC-32 of the pixels there."""
+
+
+def stage_raster(array: xr.DataArray, path: Path) -> list[Sum]:
+    """Stream the chunks into an uncompressed GeoTIFF; the checksum of each."""
+    is_mask = array.dtype == np.uint8
+    grid = grid_of(array)
+    profile = {
+        "driver": "GTiff",
+        "height": grid.height,
+        "width": grid.width,
+        "count": 1,
+        "dtype": array.dtype,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": NODATA if is_mask else np.nan,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "bigtiff": "IF_SAFER",
+        # Blocks are written once, in any order, by chunks that need not lie on them.
+        "sparse_ok": True,
+    }
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path, "w", **profile) as dataset:
+        dataset.update_tags(**_tags(array.attrs))
+        if is_mask:
+            dataset.write_colormap(1, COLOURS)
+            dataset.update_tags(
+                1,
+                flag_values=" ".join(map(str, FLAG_MEANINGS)),
+                flag_meanings=" ".join(FLAG_MEANINGS.values()),
+            )
+        target = _Windows(dataset)
+        _store(da.asarray(array.data), target)
+    return target.sums
+
+
+class _Windows:
+    """What `dask.array.store` writes to: one dataset, one window at a time."""
+
+    def __init__(self, dataset: rasterio.io.DatasetWriter) -> None:
+        self.dataset = dataset
+        self.sums: list[Sum] = []
+        self.lock = threading.Lock()
+
+    def __setitem__(self, index: tuple[slice, slice], block: Block) -> None:
+        rows, columns = index
+        block = np.ascontiguousarray(block)
+        with self.lock, stage("write"):
+            self.dataset.write(block, 1, window=Window.from_slices(rows, columns))
+            self.sums.append((rows, columns, zlib.crc32(block.data)))
+
+    def __dask_tokenize__(self) -> tuple[str, int]:
+        return ("cloudmask-windows", id(self))
+
+
+def _store(array: Array, target: _Windows) -> None:
+    """Compute every chunk once and hand it to `target`, in this process on any scheduler."""
+    client = _active_client()
+    if client is None:
+        da.store(array, target, lock=False)
+        return
+    from distributed import as_completed
+
+    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in array.chunks]
+    (delayed,) = dask.optimize(array)
+    futures = {}
+    for (i, j), block in np.ndenumerate(delayed.to_delayed(optimize_graph=False)):
+        window = (
+            slice(bounds[0][i], bounds[0][i + 1]),
+            slice(bounds[1][j], bounds[1][j + 1]),
+        )
+        futures[client.compute(block)] = window
+    for future, block in as_completed(list(futures), with_results=True):
+        target[futures.pop(future)] = block
+        future.release()
+
+
+def _active_client() -> Any:
+    """The distributed client that dask would compute on, if any."""
+    try:
+        from distributed import default_client
+
+        client = default_client()
+    except (ImportError, ValueError):
+        return None
+    return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
+
+
+def verify(path: Path, sums: list[Sum]) -> None:
+    """Read a written file back and compare: GDAL reports a full disk late or not at all."""
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path) as dataset:
+        for rows, columns, expected in sums:
+            block = dataset.read(1, window=Window.from_slices(rows, columns))
+            if zlib.crc32(np.ascontiguousarray(block).data) != expected:
+                raise OSError(
+                    f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of "
+                    f"{path.name} read back differently: the disk is full or failing"
+                )
+
+
+def _tags(attributes: dict[str, Any]) -> dict[str, str]:
+    keys = ("model", "model_sha256", "threshold", "cloudmask_version")
+    return {
+        f"CLOUDMASK_{key.removeprefix('cloudmask_').upper()}": str(attributes[key])
+        for key in keys
+        if key in attributes
+    }

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -47,11 +48,11 @@ def main() -> None:
     os.environ.setdefault("CPL_LOG", os.devnull)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        cli(standalone_mode=False)
+        cli(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted: nothing was written", 130)
+        _fail("interrupted: unfinished output was removed", 130)
     except (ValueError, OSError, ImportError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(str(error).strip().split("\n")[0], 2)
@@ -258,7 +259,16 @@ def score(mask: str, label: str, as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _log(*, quiet: bool) -> None:

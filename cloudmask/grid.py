@@ -29,21 +29,24 @@ class Grid:
     @property
     def gsd(self) -> tuple[float, float]:
         """Ground sample distance (y, x): metres at the scene's centre, or pixels without a CRS."""
-        t = self.transform
-        size_x, size_y = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
         if self.crs is None:
             return 1.0, 1.0
+        t = self.transform
         if self.crs.is_geographic:
-            _, latitude = t * (self.width / 2, self.height / 2)
+            _, latitude = t @ (self.width / 2, self.height / 2)
             metres_y, metres_x = _metres_per_degree(latitude)
-            return size_y * metres_y, size_x * metres_x
-        _, metres = self.crs.linear_units_factor
-        return size_y * metres, size_x * metres
+        else:
+            _, metres_y = self.crs.linear_units_factor
+            metres_x = metres_y
+        return (
+            math.hypot(t.b * metres_x, t.e * metres_y),
+            math.hypot(t.a * metres_x, t.d * metres_y),
+        )
 
     def resized(self, height: int, width: int) -> "Grid":
         """A grid of other pixels that spans exactly the same bounds."""
         scale = Affine.scale(self.width / width, self.height / height)
-        return replace(self, height=height, width=width, transform=self.transform * scale)
+        return replace(self, height=height, width=width, transform=self.transform @ scale)
 
     def coarser(self, factor_y: float, factor_x: float) -> "Grid":
         """The grid whose pixels are at most `factor` times as long; the same bounds."""
@@ -58,9 +61,9 @@ class Grid:
         if self.crs != other.crs:
             return False
         fine, coarse = sorted((self, other), key=lambda grid: -grid.height * grid.width)
-        to_fine = ~fine.transform * coarse.transform
+        to_fine = ~fine.transform @ coarse.transform
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            x, y = to_fine * (column * coarse.width, row * coarse.height)
+            x, y = to_fine @ (column * coarse.width, row * coarse.height)
             if math.hypot(x - column * fine.width, y - row * fine.height) > 0.01:
                 return False
         return True

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.write import replacing
 
 _QUICKLOOK_SIDE = 1200
 
@@ -79,8 +80,11 @@ def evaluate(mask: xr.DataArray, label: xr.DataArray) -> Scores:
     Raises
     ------
     ValueError
-        The shapes differ.
+        The shapes differ, or one is a probability.
     """
+    for array in (mask, label):
+        if array.dtype.kind == "f":
+            raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
     if mask.shape != label.shape:
         raise ValueError(f"the mask is {mask.shape}, the label {label.shape}: give one grid")
     found, true = da.asarray(mask.data), da.asarray(label.data)
@@ -116,7 +120,9 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None
     painted[_outline(cloud)] = (255, 0, 0)
     painted[values == NODATA] = (128, 128, 128)
     gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
-    Image.fromarray(np.concatenate([rgb, gap, painted], axis=1)).save(path, format="PNG")
+    picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=1))
+    with replacing(Path(path)) as work:
+        picture.save(work / Path(path).name, format="PNG")
 
 
 def quicklook_factor(height: int, width: int) -> float:

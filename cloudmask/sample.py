@@ -9,7 +9,8 @@ from rasterio.windows import Window
 
 from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
-from cloudmask.write import check_output
+from cloudmask.write import check_output, replacing, writing
+from cloudmask.write.stage import Sum, checksum, verify
 
 GSD = 10.0
 """Metres per pixel of a sample: Sentinel-2's visible bands."""
@@ -70,22 +71,34 @@ def write_sample(
         "bigtiff": "IF_SAFER",
         "interleave": "pixel",
     } | ({"blockysize": 16} if striped else {"tiled": True, "blockxsize": 512, "blockysize": 512})
-    with (
-        rasterio.open(path, "w", count=3, photometric="rgb", **profile) as scene,
-        rasterio.open(label_path, "w", count=1, nodata=NODATA, **profile) as label,
-    ):
-        # Whole rows at a time where the file is striped, so that each strip is written once.
-        width = size[1] if striped else _WINDOW
-        height = 16 * max(1, _WINDOW**2 // (16 * width)) if striped else _WINDOW
-        for y in range(0, size[0], height):
-            for x in range(0, size[1], width):
-                rows = np.arange(y, min(y + height, size[0]))
-                columns = np.arange(x, min(x + width, size[1]))
-                pixels, clouds = sample_window(rows, columns, seed)
-                window = Window(x, y, len(columns), len(rows))
-                scene.write(pixels, window=window)
-                label.write(clouds, 1, window=window)
+    # Whole rows at a time where the file is striped, so that each strip is written once.
+    width = size[1] if striped else _WINDOW
+    height = 16 * max(1, _WINDOW**2 // (16 * width)) if striped else _WINDOW
+    scene_sums: list[Sum] = []
+    label_sums: list[Sum] = []
+    with replacing(path) as work, writing(path):
+        made, made_label = work / path.name, work / label_path.name
+        with (
+            rasterio.open(made, "w", count=3, photometric="rgb", **profile) as scene,
+            rasterio.open(made_label, "w", count=1, nodata=NODATA, **profile) as label,
+        ):
+            for y in range(0, size[0], height):
+                for x in range(0, size[1], width):
+                    rows = slice(y, min(y + height, size[0]))
+                    columns = slice(x, min(x + width, size[1]))
+                    pixels, clouds = sample_window(_indices(rows), _indices(columns), seed)
+                    window = Window.from_slices(rows, columns)
+                    scene.write(pixels, window=window)
+                    label.write(clouds, 1, window=window)
+                    scene_sums.append((rows, columns, checksum(pixels)))
+                    label_sums.append((rows, columns, checksum(clouds)))
+        verify(made, scene_sums, bands=(1, 2, 3))
+        verify(made_label, label_sums)
     return label_path
+
+
+def _indices(along: slice) -> Block:
+    return np.arange(along.start, along.stop)
 
 
 def sample_window(rows: Block, columns: Block, seed: int) -> tuple[Block, Block]:

@@ -154,6 +154,10 @@ def describe(
     """What the header of a scene tells: for people and JSON."""
     reader = open_reader(str(path), tuple(bands), nodata)
     native = reader.grid
+    facts = reader.facts()
+    if isinstance(facts["nodata"], float | np.number):
+        value = float(facts["nodata"])
+        facts["nodata"] = "nan" if math.isnan(value) else value  # JSON has no NaN
     return {
         "height": native.height,
         "width": native.width,
@@ -161,7 +165,7 @@ def describe(
         "transform": list(native.transform)[:6],
         "gsd": list(native.gsd),
         "dtype": str(reader.dtype),
-        **reader.facts(),
+        **facts,
     }
 
 

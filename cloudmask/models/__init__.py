@@ -26,7 +26,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "unet_vgg16": Architecture(
-        stride=32, overlap=128, window=None, weights=23_770_769, bytes_per_pixel=1200
+        stride=32, overlap=160, window=None, weights=23_770_769, bytes_per_pixel=1200
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

@@ -49,8 +49,6 @@ class RasterReader:
     can_be_nodata: bool
     block: tuple[int, int]
     """Height and width of the stored blocks."""
-    masked_by: str | None = None
-    """The file whose mask or alpha counts as well, where `name` is a document that drops it."""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
@@ -104,10 +102,10 @@ class RasterReader:
         values = dataset.read(self.bands, **how)
         if not self.can_be_nodata:
             return values
+        if how["resampling"] == Resampling.average:
+            # Valid where any pixel inside is: a mean of the mask would round to 0 below 1 in 510.
+            how = {**how, "resampling": Resampling.rms}
         valid = (dataset.read_masks(self.bands, **how) > 0).all(axis=0)
-        if self.masked_by is not None:
-            mask = _handle(self.masked_by, self.version).dataset_mask
-            valid &= mask(**{**how, "out_shape": valid.shape}) > 0
         values = values.astype("float32", copy=False)
         valid &= np.isfinite(values).all(axis=0)
         values[:, ~valid] = np.nan
@@ -153,22 +151,23 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         if crs is None and transform == Affine.identity():
             logger.info("%s has no georeferencing: pixels are the unit", path)
         flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
-        name, masked_by = path, None
+        name = path
         is_undeclared = dtype.kind == "f" and MaskFlags.all_valid in flags
         if nodata is not None or is_undeclared:
             # GDAL must know the value, or averaging would mix it in.
-            name = _with_nodata(dataset, math.nan if nodata is None else nodata)
-            masked_by = path if MaskFlags.per_dataset in flags else None
+            is_masked = flags != {MaskFlags.all_valid}
+            name = _with_nodata(dataset, math.nan if nodata is None else nodata, is_masked)
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
         block = dataset.block_shapes[bands[0] - 1]
-    return RasterReader(
-        path, name, version_of(path), bands, grid, dtype, can_be_nodata, block, masked_by
-    )
+    return RasterReader(path, name, version_of(path), bands, grid, dtype, can_be_nodata, block)
 
 
-def _with_nodata(dataset: rasterio.DatasetReader, nodata: float) -> str:
-    """A VRT document of `dataset` with another nodata value (https://gdal.org/drivers/raster/vrt)."""
+def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool) -> str:
+    """A VRT document of `dataset` with another nodata value (https://gdal.org/drivers/raster/vrt).
+
+    What the dataset itself masks becomes nodata as well.
+    """
     types = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
     path = dataset.name
     local = Path(path)
@@ -176,11 +175,15 @@ def _with_nodata(dataset: rasterio.DatasetReader, nodata: float) -> str:
         path = str(local.resolve())
     elif path.startswith(("http://", "https://")):
         path = f"/vsicurl/{path}"
+    # Only a simple source lends its overviews, only a complex one its mask.
+    source = "ComplexSource" if is_masked else "SimpleSource"
+    mask = "<UseMaskBand>true</UseMaskBand>" if is_masked else ""
     bands = "".join(
-        f'<VRTRasterBand dataType="{types[dataset.dtypes[i - 1]]}" band="{i}">'
-        f"<NoDataValue>{nodata!r}</NoDataValue><SimpleSource>"
+        # Bands of other types are never read: they only keep the numbers of those behind them.
+        f'<VRTRasterBand dataType="{types.get(dataset.dtypes[i - 1], "Byte")}" band="{i}">'
+        f"<NoDataValue>{float(nodata)!r}</NoDataValue><{source}>"
         f'<SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename>'
-        f"<SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>"
+        f"<SourceBand>{i}</SourceBand>{mask}</{source}></VRTRasterBand>"
         for i in dataset.indexes
     )
     return (

@@ -1,11 +1,17 @@
 """The output's place on disk: refused early, filled atomically."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -35,10 +41,31 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield work
         # Sidecars first: the file itself appears last, complete.
-        for made in sorted(work.iterdir(), key=lambda file: file.name == path.name):
+        files = sorted(work.iterdir(), key=lambda file: file.name == path.name)
+        for made in files:
             _move(made, path.parent / made.name, work)
+        sidecar = path.with_name(f"{path.name}.aux.xml")
+        if sidecar.name not in {made.name for made in files}:
+            sidecar.unlink(missing_ok=True)  # GDAL's notes on the file that was replaced
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(
+                f"{path} cannot be written, the disk is full: {error.strerror}"
+            ) from error
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what GDAL raises while it makes a file into one line about `path`."""
+    try:
+        yield
+    except (CPLE_BaseError, rasterio.errors.RasterioError) as error:
+        # GDAL tells a full disk from other failures in its log only.
+        cause = str(error.__cause__ or error).strip().split("\n")[0]
+        raise OSError(f"{path} cannot be written, is the disk full? {cause}") from error
 
 
 def _move(made: Path, final: Path, work: Path) -> None:

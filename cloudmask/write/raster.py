@@ -9,13 +9,12 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 import xarray as xr
-from rasterio._err import CPLE_BaseError
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.resample import enlarge
 from cloudmask.scene import open_valid
 from cloudmask.stopwatch import stage
-from cloudmask.write.output import check_output, replacing
+from cloudmask.write.output import check_output, replacing, writing
 from cloudmask.write.stage import stage_raster, verify
 
 _COMPRESSIONS = ("deflate", "zstd")
@@ -72,7 +71,7 @@ def write_cog(
     array = _as_file(array, like, threshold, resampling)
     with replacing(path) as work:
         staged = work / "staged.tif"
-        sums = stage_raster(array, staged)
+        sums = stage_raster(array, staged, path)
         is_mask = array.dtype == np.uint8
         with _finishing(path):
             rasterio.shutil.copy(
@@ -86,8 +85,8 @@ def write_cog(
                 num_threads="ALL_CPUS",
                 bigtiff="IF_SAFER",
             )
-        staged.unlink()
-        verify(work / path.name, sums)
+            staged.unlink()
+            verify(work / path.name, sums)
         if is_mask:
             _write_category_names(work / path.name)
 
@@ -103,11 +102,11 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
         raise ValueError(f"a picture shows a mask, not {array.dtype}: cut it with threshold first")
     with replacing(path) as work:
         staged = work / "staged.tif"
-        sums = stage_raster(array, staged)
+        sums = stage_raster(array, staged, path)
         with _finishing(path, GDAL_PAM_ENABLED=False):
             rasterio.shutil.copy(staged, work / path.name, driver="PNG")
-        staged.unlink()
-        verify(work / path.name, sums)
+            staged.unlink()
+            verify(work / path.name, sums)
 
 
 def _as_file(
@@ -141,11 +140,8 @@ def _as_file(
 @contextmanager
 def _finishing(path: Path, **options: Any) -> Iterator[None]:
     """GDAL's settings and errors while a driver makes the final file."""
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"):
-        try:
-            yield
-        except (CPLE_BaseError, rasterio.errors.RasterioError) as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"), writing(path):
+        yield
 
 
 def _write_category_names(path: Path) -> None:

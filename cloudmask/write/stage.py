@@ -17,6 +17,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
 from cloudmask.grid import grid_of
 from cloudmask.stopwatch import stage
+from cloudmask.write.output import writing
 
 COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
 """Colour table of a mask, RGBA: clear black, cloud white, nodata transparent."""
@@ -25,8 +26,8 @@ Sum = tuple[slice, slice, int]
 """Rows, columns, and the CRC-32 of the pixels there."""
 
 
-def stage_raster(array: xr.DataArray, path: Path) -> list[Sum]:
-    """Stream the chunks into an uncompressed GeoTIFF; the checksum of each."""
+def stage_raster(array: xr.DataArray, path: Path, final: Path) -> list[Sum]:
+    """Stream the chunks into an uncompressed GeoTIFF, to become `final`; the checksum of each."""
     is_mask = array.dtype == np.uint8
     grid = grid_of(array)
     profile = {
@@ -54,25 +55,36 @@ def stage_raster(array: xr.DataArray, path: Path) -> list[Sum]:
                 flag_values=" ".join(map(str, FLAG_MEANINGS)),
                 flag_meanings=" ".join(FLAG_MEANINGS.values()),
             )
-        target = _Windows(dataset)
-        _store(da.asarray(array.data), target)
+        target = _Windows(dataset, final)
+        try:
+            _store(da.asarray(array.data), target)
+        finally:
+            target.close()
     return target.sums
 
 
 class _Windows:
     """What `dask.array.store` writes to: one dataset, one window at a time."""
 
-    def __init__(self, dataset: rasterio.io.DatasetWriter) -> None:
+    def __init__(self, dataset: rasterio.io.DatasetWriter, final: Path) -> None:
         self.dataset = dataset
+        self.final = final
+        self.is_closed = False
         self.sums: list[Sum] = []
         self.lock = threading.Lock()
 
     def __setitem__(self, index: tuple[slice, slice], block: Block) -> None:
         rows, columns = index
-        block = np.ascontiguousarray(block)
-        with self.lock, stage("write"):
+        with self.lock, stage("write"), writing(self.final):
+            if self.is_closed:
+                raise OSError(f"{self.final} is given up: another of its chunks failed")
             self.dataset.write(block, 1, window=Window.from_slices(rows, columns))
-            self.sums.append((rows, columns, zlib.crc32(block.data)))
+            self.sums.append((rows, columns, checksum(block)))
+
+    def close(self) -> None:
+        """Take no more: after a failure dask's threads finish the chunks that they have begun."""
+        with self.lock:
+            self.is_closed = True
 
     def __dask_tokenize__(self) -> tuple[str, int]:
         return ("cloudmask-windows", id(self))
@@ -111,16 +123,21 @@ def _active_client() -> Any:
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
-def verify(path: Path, sums: list[Sum]) -> None:
+def verify(path: Path, sums: list[Sum], bands: int | tuple[int, ...] = 1) -> None:
     """Read a written file back and compare: GDAL reports a full disk late or not at all."""
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path) as dataset:
         for rows, columns, expected in sums:
-            block = dataset.read(1, window=Window.from_slices(rows, columns))
-            if zlib.crc32(np.ascontiguousarray(block).data) != expected:
+            block = dataset.read(bands, window=Window.from_slices(rows, columns))
+            if checksum(block) != expected:
                 raise OSError(
                     f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of "
                     f"{path.name} read back differently: the disk is full or failing"
                 )
+
+
+def checksum(block: Block) -> int:
+    """CRC-32 of the pixels."""
+    return zlib.crc32(np.ascontiguousarray(block).data)
 
 
 def _tags(attributes: dict[str, Any]) -> dict[str, str]:

@@ -12,6 +12,21 @@ from cloudmask.constants import NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.write.output import check_output, replacing
 
+_SPATIAL = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
+    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    "name": "spatial:",
+    "description": "Spatial coordinate information",
+}
+_PROJ = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
+    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+    "name": "proj:",
+    "description": "Coordinate reference system information for geospatial data",
+}
+
 
 def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a mask or a probability as a Zarr v3 group that GDAL, xarray and rioxarray place.
@@ -39,18 +54,20 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
     check_output(path, overwrite=overwrite)
     name = "mask" if array.dtype == np.uint8 else "probability"
     grid = grid_of(array)
-    array = _uniform_chunks(array)
+    array = grid.attach(_uniform_chunks(array))
     nodata = np.uint8(NODATA) if name == "mask" else np.float32(np.nan)
     dataset = array.rename(name).to_dataset(promote_attrs=False)
     dataset.attrs = _geozarr_attributes(grid)
-    encoding: dict[str, Any] = {
+    dataset[name].encoding = {
         "chunks": tuple(lengths[0] for lengths in array.data.chunks),
-        "_FillValue": nodata,
+        "_FillValue": nodata,  # for CF readers; the next for GDAL
+        "fill_value": nodata,
+        # GDAL finds the CRS by the first, xarray by the second.
+        "grid_mapping": array.rio.grid_mapping,
+        "coordinates": array.rio.grid_mapping,
     }
     with replacing(path) as work:
-        dataset.to_zarr(
-            work / path.name, zarr_format=3, consolidated=False, encoding={name: encoding}
-        )
+        dataset.to_zarr(work / path.name, zarr_format=3, consolidated=False)
 
 
 def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:
@@ -79,8 +96,10 @@ def _geozarr_attributes(grid: Grid) -> dict[str, Any]:
         "spatial:transform": list(grid.transform)[:6],
         "spatial:bbox": [west, south, east, north],
         "spatial:registration": "pixel",
+        "zarr_conventions": [_SPATIAL],
     }
     if grid.crs is not None:
+        attributes["zarr_conventions"].append(_PROJ)
         code = grid.crs.to_authority()
         attributes |= {"proj:code": ":".join(code)} if code else {"proj:wkt2": grid.crs.to_wkt()}
     return attributes

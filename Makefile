@@ -1,0 +1,46 @@
+# Everything happens in a virtual environment in .venv; the two commands to know are
+# `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/installed
+	mkdir -p demo
+	$(BIN)/cloudmask sample demo/scene.tif --size 2000 3000 --overwrite
+	$(BIN)/cloudmask segment demo/scene.tif demo/mask.tif --quicklook demo/picture.png --overwrite
+	$(BIN)/cloudmask score demo/mask.tif demo/scene_label.tif
+	@echo "mask: demo/mask.tif   picture: demo/picture.png"
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo
+
+# Debian splits venv from python3; as root we can add it, others are told.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) 2>/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv \
+	     && $(PYTHON) -m venv --clear $(VENV); } \
+	|| { echo "no virtual environment could be made: apt install python3-venv, then again"; \
+	     rm -rf $(VENV); exit 1; }
+
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable ".[dev]"
+	touch $@

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+import rasterio.transform
+import xarray as xr
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from cloudmask.grid import Grid, grid_of
+
+UTM = CRS.from_epsg(32633)
+WGS84 = CRS.from_epsg(4326)
+
+
+def bounds(grid):
+    return rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
+
+
+def test_gsd_of_a_projected_scene_is_its_pixel():
+    grid = Grid(10, 20, Affine(10, 0, 500_000, 0, -20, 5_000_000), UTM)
+    assert grid.gsd == (20, 10)
+
+
+def test_gsd_in_feet_is_told_in_metres():
+    grid = Grid(10, 20, Affine(3, 0, 0, 0, -3, 0), CRS.from_epsg(2263))  # US survey feet
+    assert grid.gsd == pytest.approx((3 * 1200 / 3937,) * 2)
+
+
+def test_gsd_of_a_rotated_scene_is_the_length_of_its_pixels():
+    turned = Affine.translation(500_000, 5_000_000) @ Affine.rotation(30) @ Affine.scale(4, -7)
+    assert Grid(10, 20, turned, UTM).gsd == pytest.approx((7, 4))
+
+
+@pytest.mark.parametrize(
+    ("latitude", "metres"),
+    # Length of a degree of latitude and of longitude on WGS 84 (published tables).
+    [(0, (110_574, 111_320)), (45, (111_132, 78_847)), (60, (111_412, 55_800))],
+)
+def test_gsd_of_a_geographic_scene_is_reckoned_at_its_centre_each_axis_by_itself(latitude, metres):
+    step = 1e-3
+    centred = Affine(step, 0, 10, 0, -step, latitude + 50 * step)
+    gsd = Grid(100, 40, centred, WGS84).gsd
+    assert gsd == pytest.approx([m * step for m in metres], rel=1e-4)
+
+
+def test_gsd_of_a_geographic_scene_turned_by_a_right_angle():
+    """Columns that run north are as long as degrees of latitude are."""
+    north_up = Grid(100, 100, Affine(1e-3, 0, 10, 0, -1e-3, 60.05), WGS84)
+    turned = Grid(100, 100, Affine(0, 1e-3, 10, 1e-3, 0, 59.95), WGS84)
+    assert turned.gsd == pytest.approx(north_up.gsd[::-1], rel=1e-4)
+
+
+def test_without_a_crs_pixels_are_the_unit():
+    assert Grid(10, 20, Affine.scale(30), None).gsd == (1, 1)
+
+
+@given(
+    height=st.integers(1, 700),
+    width=st.integers(1, 700),
+    factor=st.floats(1, 900),
+    angle=st.sampled_from([0, 30]),
+)
+def test_a_coarser_grid_spans_the_same_corners(height, width, factor, angle):
+    transform = Affine.translation(5e5, 5e6) @ Affine.rotation(angle) @ Affine.scale(10, -10)
+    grid = Grid(height, width, transform, UTM)
+    coarse = grid.coarser(factor, factor)
+    assert coarse.height == math.ceil(height / factor - 1e-9)
+    assert coarse.width == math.ceil(width / factor - 1e-9)
+    for corner_y, corner_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        ours = coarse.transform @ (corner_x * coarse.width, corner_y * coarse.height)
+        theirs = transform @ (corner_x * width, corner_y * height)
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert coarse.same_bounds(grid)
+    assert grid.same_bounds(coarse)
+
+
+def test_a_factor_that_divides_but_for_rounding_adds_no_pixel():
+    grid = Grid(300, 300, Affine.identity(), None)
+    assert grid.coarser(0.3 / 0.003, 0.1 / 0.001).height == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Grid(100, 100, Affine(10, 0, 500_010, 0, -10, 5_000_000), UTM),  # one pixel east
+        Grid(100, 99, Affine(10, 0, 500_000, 0, -10, 5_000_000), UTM),
+        Grid(100, 100, Affine(10, 0, 500_000, 0, -10, 5_000_000), CRS.from_epsg(32634)),
+        Grid(100, 100, Affine(10, 0, 500_000, 0, -10, 5_000_000), None),
+    ],
+)
+def test_other_ground_is_told_apart(other):
+    grid = Grid(100, 100, Affine(10, 0, 500_000, 0, -10, 5_000_000), UTM)
+    assert not grid.same_bounds(other)
+    assert not other.same_bounds(grid)
+
+
+def test_attached_coordinates_are_pixel_centres_and_the_grid_comes_back():
+    grid = Grid(2, 3, Affine(10, 0, 500_000, 0, -20, 5_000_000), UTM)
+    array = grid.attach(xr.DataArray(np.zeros((2, 3)), dims=("y", "x")))
+    np.testing.assert_array_equal(array.x, [500_005, 500_015, 500_025])
+    np.testing.assert_array_equal(array.y, [4_999_990, 4_999_970])
+    assert array.rio.crs == UTM
+    assert array.rio.bounds() == bounds(grid)
+    assert grid_of(array) == grid
+
+
+def test_a_rotated_grid_comes_back_without_coordinates_per_axis():
+    grid = Grid(4, 5, Affine.rotation(20) @ Affine.scale(3, -3), UTM)
+    array = grid.attach(xr.DataArray(np.zeros((4, 5)), dims=("y", "x")))
+    assert grid_of(array).transform.almost_equals(grid.transform)
+    assert not {"x", "y"} & set(array.coords)

@@ -47,19 +47,21 @@ def main() -> None:
     # GDAL's and libtiff's own lines: what matters of them is raised.
     os.environ.setdefault("CPL_LOG", os.devnull)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A descriptor of its own: while TensorFlow is imported, which takes seconds, 2 is muted.
+    stderr = os.dup(2)
     try:
         cli(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(stderr, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted: unfinished output was removed", 130)
+        _fail(stderr, "interrupted: unfinished output was removed", 130)
     except (ValueError, OSError, ImportError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
-        _fail(str(error).strip().split("\n")[0], 2)
+        _fail(stderr, str(error).strip().split("\n")[0], 2)
 
 
-def _fail(line: str, code: int) -> None:
-    print(f"cloudmask: {line}", file=sys.stderr, flush=True)
+def _fail(stderr: int, line: str, code: int) -> None:
+    os.write(stderr, f"cloudmask: {line}\n".encode())
     # Not sys.exit: it would wait for dask's threads to finish chunks that nobody needs.
     sys.stdout.flush()
     os._exit(code)
@@ -153,7 +155,7 @@ def segment(scene: str, out: Path, **options: Any) -> None:
     plan = plan_scene(scene, model, bands=options["bands"], **reading)
     job = Job(scene, out, model, plan, **options)
     keep_freed_memory()
-    with ChunkProgress(scene, "_predict_block", plan.blocks[0] * plan.blocks[1], quiet=quiet):
+    with ChunkProgress(scene, plan.blocks[0] * plan.blocks[1], quiet=quiet):
         cover = job.run()
     elapsed = time.perf_counter() - start
     if cover.cloud_percent is None:

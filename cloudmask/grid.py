@@ -83,7 +83,13 @@ class Grid:
 
 def grid_of(array: xr.DataArray) -> Grid:
     """The grid of a DataArray with dims y and x, as rioxarray reads it."""
-    return Grid(array.sizes["y"], array.sizes["x"], array.rio.transform(), array.rio.crs)
+    transform = array.rio.transform()
+    if "x" in array.coords and array.sizes["x"] > 1:
+        step = float(array["x"][1] - array["x"][0])
+        if not math.isclose(step, transform.a, rel_tol=1e-6):
+            # Every second pixel, say: the coordinates know, the stored transform does not.
+            transform = array.rio.transform(recalc=True)
+    return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
 
 
 def _metres_per_degree(latitude: float) -> tuple[float, float]:

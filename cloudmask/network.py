@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# Two calls at a time fill each other's gaps; more would only take memory.
-_FORWARD = threading.BoundedSemaphore(2)
+# One call uses all cores. A second at the same time would fill its gaps, for 15 % more speed, and
+# double the memory: larger chunks, with less halo, are the better use of that.
+_FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
 

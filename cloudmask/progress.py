@@ -8,15 +8,17 @@ from dask.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from cloudmask.stopwatch import chunks_done
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ChunkProgress(Callback):  # type: ignore[misc]  # dask.callbacks is untyped
-    """Counts the finished tasks whose name begins with `counted`, in computations inside it."""
+    """Shows how many of `total` chunks have been through the network, while it is entered."""
 
-    def __init__(self, title: str, counted: str, total: int, *, quiet: bool = False) -> None:
-        self._title, self._counted, self._total = title, counted, total
-        self._done = 0
+    def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
+        self._title, self._total = title, total
+        self._before = chunks_done()
         self._plain = not quiet and not sys.stderr.isatty()
         self._last_line = time.monotonic()
         self._bar = Progress(
@@ -39,13 +41,11 @@ class ChunkProgress(Callback):  # type: ignore[misc]  # dask.callbacks is untype
         super().__exit__(*error)
         self._bar.stop()
 
-    def _finished(self, key: Any, *_: Any) -> None:
-        name = key[0] if isinstance(key, tuple) else key
-        if not str(name).startswith(self._counted):
-            return
-        self._done += 1
-        self._bar.update(self._task, completed=self._done)
+    def _finished(self, *_: Any) -> None:
+        # Dask fuses tasks and renames them, so their names do not tell which is a chunk.
+        done = chunks_done() - self._before
+        self._bar.update(self._task, completed=done)
         now = time.monotonic()
         if self._plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(f"{self._title}: {self._done} of {self._total}", file=sys.stderr)
+            print(f"{self._title}: {done} of {self._total} chunks", file=sys.stderr)

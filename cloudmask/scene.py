@@ -140,6 +140,8 @@ def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
         dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
         return dataset["mask" if "mask" in dataset else "probability"]
     array = rioxarray.open_rasterio(path, chunks={"y": chunk, "x": chunk}, lock=False)
+    if array.sizes["band"] != 1:
+        raise ValueError(f"{path} has {array.sizes['band']} bands: a label or a mask has one")
     return array.squeeze("band", drop=True)
 
 
@@ -217,7 +219,12 @@ def _radiometry(
 
 
 def _square_chunks(grid: Grid, chunk: Chunk) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if not isinstance(chunk, int):
+    if isinstance(chunk, tuple):
+        if tuple(map(sum, chunk)) != (grid.height, grid.width):
+            raise ValueError(
+                f"chunk adds up to {' × '.join(str(sum(lengths)) for lengths in chunk)} pixels: "
+                f"the scene has {grid.height} × {grid.width}"
+            )
         return chunk
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: give a number of pixels above 0")

@@ -3,7 +3,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -51,6 +50,11 @@ def listing(folder: Path) -> dict[str, bytes]:
         str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""
         for file in sorted(folder.rglob("*"))
     }
+
+
+def lazily(function, data):
+    """Map a function over chunks, and over nothing else: dask need not call it to know the type."""
+    return data.map_blocks(function, dtype=data.dtype, meta=data._meta)
 
 
 def breaking(pixels, *, at, chunk=100):
@@ -403,7 +407,7 @@ def client():
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
@@ -425,36 +429,41 @@ def test_a_cluster_writes_what_threads_write(tmp_path, rng, suffix, client):
     with dask.config.set(scheduler="threads"):
         write(lazy, tmp_path / f"threads{suffix}")
     with client.as_current():
-        write(lazy.copy(data=lazy.data.map_blocks(on_a_worker)), tmp_path / f"cluster{suffix}")
+        write(lazy.copy(data=lazily(on_a_worker, lazy.data)), tmp_path / f"cluster{suffix}")
     for name in ("one", "threads", "cluster"):
         np.testing.assert_array_equal(open_label(tmp_path / f"{name}{suffix}"), pixels)
 
 
 @each_writer
 def test_a_broken_chunk_on_a_cluster_leaves_nothing(tmp_path, rng, suffix, client):
+    array = place(breaking(patches(rng, 260, 370), at=(1, 2)))
     with client.as_current(), pytest.raises(ValueError, match="this chunk is broken"):
-        array = place(breaking(patches(rng, 260, 370), at=(1, 2)))
         WRITERS[suffix](array, tmp_path / f"m{suffix}")
     assert not listing(tmp_path)
 
 
 @each_writer
-def test_each_chunk_is_computed_once(tmp_path, scene, smooth, suffix):
-    calls, lock = [], threading.Lock()
+def test_each_chunk_is_computed_once(tmp_path, smooth, suffix):
+    calls = []
 
-    def count(block, block_id):
-        with lock:
-            calls.append(block_id)
+    def count(block):
+        calls.append(block.shape)
         return block
 
     coarse = (smooth >= 0.5).astype("uint8")
-    counted = coarse.copy(data=coarse.data.map_blocks(count, dtype="uint8"))
-    WRITERS[suffix](counted, tmp_path / f"m{suffix}")
-    if suffix == ".tif":
-        assert len(calls) == coarse.data.npartitions
-        write_cog(smooth.copy(data=smooth.data.map_blocks(count)), tmp_path / "n.tif", like=scene)
-        assert len(calls) == 2 * coarse.data.npartitions
-    assert len(calls) == len(set(calls)) * (2 if suffix == ".tif" else 1)
+    WRITERS[suffix](coarse.copy(data=lazily(count, coarse.data)), tmp_path / f"m{suffix}")
+    assert len(calls) == coarse.data.npartitions
+
+
+def test_each_chunk_is_computed_once_for_the_scene_s_grid(tmp_path, scene, smooth):
+    calls = []
+
+    def count(block):
+        calls.append(block.shape)
+        return block
+
+    write_cog(smooth.copy(data=lazily(count, smooth.data)), tmp_path / "m.tif", like=scene)
+    assert len(calls) == smooth.data.npartitions
 
 
 # --- Zarr
@@ -498,7 +507,7 @@ def test_zarr_has_one_task_for_each_chunk(tmp_path, rng):
         patch.setattr(store, "set", record)
         write_zarr(lazy, tmp_path / "m.zarr")
     keys = [key for key in written if "mask/c/" in key]
-    assert len(keys) == 3
+    assert len(keys) == 3, written
     assert len(set(keys)) == 3
 
 

@@ -1,6 +1,5 @@
 """Read through GDAL."""
 
-import logging
 import math
 import threading
 from collections import OrderedDict
@@ -11,8 +10,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-from affine import Affine
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
 from cloudmask.chunks import Block
@@ -20,8 +18,6 @@ from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid
 from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, version_of
 from cloudmask.stopwatch import stage
-
-logger = logging.getLogger(__name__)
 
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
 # that GDAL's own threads and a cache of 5 % of the memory would only get in the way.
@@ -129,7 +125,8 @@ def _handle(name: str, version: str) -> rasterio.DatasetReader:
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
     """Open a raster by what its header says; errors as for `open_reader`."""
     try:
-        dataset = rasterio.open(path)
+        with rasterio.Env(**_GDAL_OPTIONS):
+            dataset = rasterio.open(path)
     except rasterio.errors.RasterioIOError as error:
         raise OSError(f"{path} cannot be opened: {first_line(error)}") from error
     with dataset:
@@ -148,8 +145,6 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
             )
         dtype = np.dtype(dtypes.pop())
         crs, transform = dataset.crs, dataset.transform
-        if crs is None and transform == Affine.identity():
-            logger.info("%s has no georeferencing: pixels are the unit", path)
         flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
         name = path
         is_undeclared = dtype.kind == "f" and MaskFlags.all_valid in flags
@@ -157,6 +152,9 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
             # GDAL must know the value, or averaging would mix it in.
             is_masked = flags != {MaskFlags.all_valid}
             name = _with_nodata(dataset, math.nan if nodata is None else nodata, is_masked)
+        elif MaskFlags.nodata in flags and ColorInterp.alpha in dataset.colorinterp:
+            # The nodata value counts, as GDAL has it: the fourth band of such files seldom is alpha.
+            name = _with_nodata(dataset, dataset.nodatavals[bands[0] - 1], is_masked=False)
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
         block = dataset.block_shapes[bands[0] - 1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from rioxarray.exceptions import MissingSpatialDimensionError
 
 from cloudmask import resample
 from cloudmask.chunks import Block
@@ -82,16 +83,25 @@ class ZarrReader:
 
 @lru_cache(maxsize=HANDLES)
 def _zarr_array(path: str, version: str, variable: str) -> xr.DataArray:  # noqa: ARG001
-    dataset = xr.open_zarr(path, chunks=None, decode_coords="all")
-    array = dataset[variable]
+    array = _open(path)[variable]
     y, x = array.rio.y_dim, array.rio.x_dim
     return array.transpose(..., y, x)
+
+
+def _open(path: str) -> xr.Dataset:
+    """The store, by its consolidated metadata if it has them; without, as usual in Zarr 3."""
+    try:
+        dataset = xr.open_zarr(path, chunks=None, decode_coords="all", consolidated=True)
+    except (ValueError, KeyError):
+        dataset = xr.open_zarr(path, chunks=None, decode_coords="all", consolidated=False)
+    # `to_zarr` with an encoding of one's own drops the attribute that ties the CRS to the array.
+    return dataset.set_coords([name for name in ("spatial_ref",) if name in dataset])
 
 
 def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrReader:
     """Open a Zarr store by its metadata; errors as for `open_reader`."""
     try:
-        dataset = xr.open_zarr(path, chunks=None, decode_coords="all")
+        dataset = _open(path)
     except (OSError, ValueError, KeyError) as error:
         raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
     cubes = [str(name) for name, variable in dataset.items() if variable.ndim == 3]
@@ -101,7 +111,13 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
             f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x)"
         )
     version = version_of(path)
-    array = _zarr_array(path, version, cubes[0])
+    try:
+        array = _zarr_array(path, version, cubes[0])
+    except MissingSpatialDimensionError as error:
+        dims = ", ".join(map(str, dataset[cubes[0]].dims))
+        raise ValueError(
+            f"{path} has dimensions {dims}: a scene is one array (band, y, x), rename them"
+        ) from error
     if max(bands) > array.shape[0]:
         raise ValueError(
             f"{path} has {array.shape[0]} bands, bands {listed(bands)} were asked for: pass "

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise IsADirectoryError(f"{path} is a directory: name a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite to replace it")
+    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+        raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 
 @contextmanager
@@ -47,14 +50,16 @@ def replacing(path: Path) -> Iterator[Path]:
         sidecar = path.with_name(f"{path.name}.aux.xml")
         if sidecar.name not in {made.name for made in files}:
             sidecar.unlink(missing_ok=True)  # GDAL's notes on the file that was replaced
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OSError(
-                f"{path} cannot be written, the disk is full: {error.strerror}"
-            ) from error
+    except BaseException as error:
+        # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
+        for _ in range(5):
+            shutil.rmtree(work, ignore_errors=True)
+            time.sleep(0.04)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            cause = error.strerror
+            raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
         raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 import rasterio
 import xarray as xr
 
+from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.write.output import check_output, replacing
@@ -67,7 +68,21 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
         "coordinates": array.rio.grid_mapping,
     }
     with replacing(path) as work:
+        dataset[name].data = array.data.map_blocks(
+            _while_wanted, folder=work.resolve(), dtype=array.dtype, meta=array.data._meta
+        )
         dataset.to_zarr(work / path.name, zarr_format=3, consolidated=False)
+
+
+def _while_wanted(block: Block, *, folder: Path) -> Block:
+    """Hold a chunk back once its output was given up.
+
+    After a failure dask's threads and workers finish the chunks that they have begun, and Zarr
+    would make the folder anew for them.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} is gone, or is not seen from this worker")
+    return block
 
 
 def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:

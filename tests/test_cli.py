@@ -1,0 +1,409 @@
+"""The command line as a user meets it: a process, its two streams, its exit code, its files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from PIL import Image
+from rio_cogeo.cogeo import cog_validate
+
+from cloudmask import cloud_cover, list_models, load_model, open_label
+from cloudmask.sample import write_sample
+
+
+def run(*arguments, cwd=None, timeout=120, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "cloudmask", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""
+        for file in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small sample scene that the runs of this module share."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_sample(folder / "scene.tif", size=(600, 700))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def default_run(folder):
+    done = run("segment", "scene.tif", "mask.tif", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+# --- what works
+
+
+def test_two_paths_give_a_mask_on_the_very_grid(folder, default_run):
+    with (
+        rasterio.open(folder / "mask.tif") as mask,
+        rasterio.open(folder / "scene.tif") as scene,
+    ):
+        assert mask.shape == scene.shape
+        assert mask.transform == scene.transform
+        assert mask.crs == scene.crs
+        assert set(np.unique(mask.read(1))) == {0, 1}
+        tags = mask.tags()
+    card = load_model()
+    assert tags["CLOUDMASK_MODEL"] == card.name
+    assert tags["CLOUDMASK_MODEL_SHA256"] == card.sha256
+    assert float(tags["CLOUDMASK_THRESHOLD"]) == card.threshold
+    assert tags["CLOUDMASK_VERSION"] == version("cloudmask")
+    assert cog_validate(folder / "mask.tif", strict=True)[0]
+    # One line, whose numbers are those of the file.
+    cover = cloud_cover(open_label(folder / "mask.tif"))
+    assert default_run.stdout.count("\n") == 1
+    assert default_run.stdout.startswith(f"mask.tif: cloud {cover.cloud_percent:.1f} %, nodata 0.0")
+    assert "600 × 700 px" in default_run.stdout
+    assert default_run.stdout.rstrip().endswith("Mpx/s")
+    assert "Traceback" not in default_run.stderr
+    assert all(line.startswith("cloudmask: ") for line in default_run.stderr.splitlines())
+
+
+@pytest.mark.usefixtures("default_run")
+def test_score_compares_with_the_label(folder):
+    done = run("score", "mask.tif", "scene_label.tif", "--json", cwd=folder)
+    assert done.returncode == 0
+    assert not done.stderr
+    scores = json.loads(done.stdout)
+    with (
+        rasterio.open(folder / "mask.tif") as mask,
+        rasterio.open(folder / "scene_label.tif") as label,
+    ):
+        found, true = mask.read(1) == 1, label.read(1) == 1
+    assert scores["precision"] == pytest.approx((found & true).sum() / found.sum())
+    assert scores["recall"] == pytest.approx((found & true).sum() / true.sum())
+    text = run("score", "mask.tif", "scene_label.tif", cwd=folder).stdout
+    assert text.startswith(f"F1 {scores['f1']:.3f}, precision")
+    perfect = run("score", "mask.tif", "mask.tif", "--json", cwd=folder)
+    assert json.loads(perfect.stdout) == {"precision": 1, "recall": 1, "f1": 1}
+
+
+def test_zarr_with_json_and_a_quicklook(folder):
+    done = run(
+        "segment", "scene.tif", "mask.zarr", "--json", "--quicklook", "look.png",
+        "--resize-factor", "2", "--threshold", "0.4", "--precision", "float32", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    mask = xr.open_zarr(folder / "mask.zarr", consolidated=False, mask_and_scale=False)["mask"]
+    assert mask.shape == (600, 700)
+    cover = cloud_cover(mask)
+    assert facts["cloud_percent"] == pytest.approx(cover.cloud_percent)
+    assert facts["threshold"] == 0.4
+    assert facts["model_grid"] == [300, 350]
+    assert facts["model"] == load_model().name
+    assert facts["seconds"] > 0
+    with rasterio.open(folder / "scene.tif") as scene:
+        assert mask.rio.crs == scene.crs
+        assert mask.rio.transform() == scene.transform
+    with Image.open(folder / "look.png") as picture:
+        assert picture.size == (700 + 8 + 700, 600)
+
+
+def test_quiet_prints_nothing_and_a_picture_shows_the_model_s_grid(folder):
+    done = run(
+        "segment", "scene.tif", "mask.png", "--quiet", "--grid", "model", "--resize-factor", "3",
+        cwd=folder,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with Image.open(folder / "mask.png") as picture:
+        assert picture.size == (234, 200)
+        assert set(np.unique(np.asarray(picture))) <= {0, 1}
+
+
+def test_probability_is_on_the_model_s_grid(folder):
+    done = run("segment", "scene.tif", "p.tif", "--probability", "--gsd", "40", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(folder / "p.tif") as dataset:
+        assert dataset.dtypes == ("float32",)
+        assert dataset.shape == (150, 175)
+        assert dataset.res == (40, 40)
+        values = dataset.read(1)
+    assert 0 <= values.min() < values.max() <= 1
+    share = 100 * (values >= load_model().threshold).mean()
+    assert f"cloud {share:.1f} %" in done.stdout
+    refused = run("score", "p.tif", "scene_label.tif", cwd=folder)
+    assert refused.returncode == 2
+
+
+def test_all_nodata_gives_a_mask_of_nodata_and_a_warning(tmp_path, make_scene):
+    make_scene(np.zeros((3, 70, 90), "uint8"), nodata=0)
+    done = run("segment", "scene.tif", "mask.tif", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "no valid pixel" in done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["cloud_percent"] is None
+    assert facts["nodata_percent"] == 100
+    with rasterio.open(tmp_path / "mask.tif") as dataset:
+        assert dataset.shape == (70, 90)
+        assert (dataset.read(1) == 255).all()
+
+
+def test_models_lists_what_the_registry_holds():
+    done = run("models", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads(json.dumps(list_models()))
+    text = run("models")
+    assert text.returncode == 0
+    for name in list_models():
+        assert name in text.stdout
+    assert text.stdout.count("(default)") == 1
+
+
+def test_info_tells_the_grid_and_the_plan(folder):
+    done = run("info", "scene.tif", "--resize-factor", "2", "--json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(done.stdout)
+    assert (facts["height"], facts["width"], facts["bands"]) == (600, 700, 3)
+    assert facts["crs"] == "EPSG:32637"
+    assert facts["gsd"] == [10, 10]
+    assert facts["dtype"] == "uint8"
+    assert facts["nodata"] is None
+    assert facts["overviews"] == []
+    assert facts["model_grid"] == [300, 350]
+    assert facts["blocks"] == [1, 1]
+    assert facts["overlap"] > 0
+    assert facts["memory"] > 2**29
+    text = run("info", "scene.tif", "--resize-factor", "2", cwd=folder)
+    assert text.returncode == 0
+    for words in ("600 × 700 px", "EPSG:32637", "10 × 10 m", "300 × 350 px", "1 × 1 chunks"):
+        assert words in text.stdout
+
+
+def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):
+    make_scene(np.ones((3, 20, 30), "float32"), nodata=np.nan)
+    done = run("info", "scene.tif", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout, parse_constant=pytest.fail)["nodata"] == "nan"
+
+
+def test_sample_writes_a_scene_and_its_label(tmp_path):
+    done = run("sample", "s.tif", "--size", "40", "50", "--seed", "3", "--striped", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "40 × 50 px" in done.stdout
+    assert set(listing(tmp_path)) == {"s.tif", "s_label.tif"}
+    before = listing(tmp_path)
+    again = run("sample", "s.tif", "--size", "30", "50", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert listing(tmp_path) == before
+
+
+def test_version_and_help():
+    assert version("cloudmask") in run("--version").stdout
+    for arguments in ((), ("--help",), ("segment", "-h")):
+        done = run(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("Usage:")
+
+
+# --- what is refused
+
+
+@pytest.fixture(scope="module")
+def pantry(tmp_path_factory):
+    """Bad input of every kind; refused runs write nothing, so one folder will do for all."""
+    folder = tmp_path_factory.mktemp("bad")
+    write_sample(folder / "scene.tif", size=(64, 80))
+    (folder / "text.tif").write_text("this is no picture\n" * 40)
+    (folder / "empty.tif").touch()
+    whole = (folder / "scene.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(whole[:100])
+    (folder / "a_folder").mkdir()
+    (folder / "old.tif").write_bytes(b"precious")
+    (folder / "old.png").write_bytes(b"precious")
+    (folder / "old.zarr").mkdir()
+    (folder / "old.zarr" / "zarr.json").write_text("{}")
+    (folder / "model.weights.h5").write_bytes(b"no weights")
+    with rasterio.open(folder / "scene.tif") as scene:
+        profile = scene.profile | {"photometric": None}
+    for name, changes in {
+        "grey.tif": {"count": 1},
+        "deep.tif": {"dtype": "uint16"},
+    }.items():
+        with rasterio.open(folder / name, "w", **(profile | changes)):
+            pass
+    return folder
+
+
+SCENE_OUT = ("segment", "scene.tif", "out.tif")
+REFUSED = {
+    "missing file": (("segment", "none.tif", "out.tif"), "none.tif does not exist"),
+    "directory": (("segment", "a_folder", "out.tif"), "a_folder is a directory"),
+    "text": (("segment", "text.tif", "out.tif"), "text.tif cannot be opened"),
+    "empty file": (("segment", "empty.tif", "out.tif"), "empty.tif cannot be opened"),
+    "cut": (("segment", "cut.tif", "out.tif"), "cut.tif cannot be opened"),
+    "few bands": (("segment", "grey.tif", "out.tif"), "pass bands within 1 to 1, such as 1,1,1"),
+    "band 0": ((*SCENE_OUT, "--bands", "0,1,2"), "they count from 1"),
+    "band 9": ((*SCENE_OUT, "--bands", "1,2,9"), "within 1 to 3"),
+    "two bands": ((*SCENE_OUT, "--bands", "1,2"), "three band numbers"),
+    "threshold 1.2": ((*SCENE_OUT, "--threshold", "1.2"), "threshold is 1.2"),
+    "threshold -0.1": ((*SCENE_OUT, "--threshold", "-0.1"), "threshold is -0.1"),
+    "threshold nan": ((*SCENE_OUT, "--threshold", "nan"), "threshold is nan"),
+    "gsd 0": ((*SCENE_OUT, "--gsd", "0"), "gsd is 0"),
+    "gsd -5": ((*SCENE_OUT, "--gsd", "-5"), "gsd is -5"),
+    "fine gsd": ((*SCENE_OUT, "--gsd", "9"), "finer than the scene's own 10"),
+    "gsd in words": ((*SCENE_OUT, "--gsd", "fine"), "'fine' is neither metres nor"),
+    "factor 0.5": ((*SCENE_OUT, "--resize-factor", "0.5"), "it must be 1 or more"),
+    "gsd and factor": ((*SCENE_OUT, "--gsd", "30", "--resize-factor", "3"), "choose one"),
+    "chunk 0": ((*SCENE_OUT, "--chunk", "0"), "--chunk"),
+    "odd overlap": ((*SCENE_OUT, "--overlap", "5"), "multiple of the model's stride"),
+    "out is scene": (("segment", "scene.tif", "scene.tif", "--overwrite"), "is the scene itself"),
+    "out is scene by detour": (
+        ("segment", "scene.tif", "a_folder/../scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
+    "look is scene": (
+        (*SCENE_OUT, "--quicklook", "scene.tif", "--overwrite"),
+        "let it end in .png",
+    ),
+    "look is out": (("segment", "scene.tif", "o.png", "--quicklook", "o.png"), "named twice"),
+    "look exists": ((*SCENE_OUT, "--quicklook", "old.png"), "old.png exists"),
+    "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass"),
+    "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass"),
+    "out is a folder": (("segment", "scene.tif", "a_folder/", "--overwrite"), "ends in ''"),
+    "no folder": (("segment", "scene.tif", "none/out.tif"), "folder none does not exist"),
+    "unknown model": ((*SCENE_OUT, "--model", "resnet"), "no model is called 'resnet': choose"),
+    "damaged model": ((*SCENE_OUT, "--model", "model.weights.h5"), "not an HDF5 weight file"),
+    "missing model": ((*SCENE_OUT, "--model", "none.weights.h5"), "does not exist"),
+    "uint16": (("segment", "deep.tif", "out.tif"), "uint16, not uint8: give the value"),
+    "scale 0": (("segment", "deep.tif", "out.tif", "--scale", "0"), "scale is 0"),
+    "stretch 50": (("segment", "deep.tif", "out.tif", "--stretch", "50"), "0 to 49"),
+    "both": (("segment", "deep.tif", "out.tif", "--scale", "9", "--stretch", "2"), "choose one"),
+    "extension": (("segment", "scene.tif", "out.jpg"), "let it end in .tif, .zarr or .png"),
+    "picture of p": (("segment", "scene.tif", "p.png", "--probability"), "a picture holds a mask"),
+    "p on scene": ((*SCENE_OUT, "--probability", "--grid", "scene"), "leave out --grid scene"),
+    "no out": (("segment", "scene.tif"), "Missing argument 'OUT'"),
+    "no such option": ((*SCENE_OUT, "--resise", "3"), "--resise"),
+    "no such command": (("segmnt", "scene.tif", "out.tif"), "segmnt"),
+    "info": (("info", "none.tif"), "none.tif does not exist"),
+    "score": (("score", "scene_label.tif", "none.tif"), "none.tif"),
+    "score of text": (("score", "scene_label.tif", "text.tif"), "text.tif"),
+    "score of a scene": (("score", "scene_label.tif", "scene.tif"), "scene.tif has 3 bands"),
+    "size 0": (("sample", "s.tif", "--size", "0", "5"), "above 0"),
+    "no tif": (("sample", "s.jpg", "--size", "5", "5"), "let the sample end in .tif"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(pantry, case):
+    arguments, words = REFUSED[case]
+    before = listing(pantry)
+    done = run(*arguments, cwd=pantry)
+    assert words in done.stderr
+    assert done.stderr.startswith("cloudmask: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert done.returncode == 2
+    assert listing(pantry) == before
+
+
+def test_unknown_model_lists_the_known(pantry):
+    done = run(*SCENE_OUT, "--model", "resnet", cwd=pantry)
+    for name in list_models():
+        assert name in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(folder, tmp_path):
+    tmp_path.chmod(0o500)
+    done = run("segment", folder / "scene.tif", tmp_path / "mask.tif")
+    tmp_path.chmod(0o700)
+    assert done.returncode == 2
+    assert "is not writable" in done.stderr
+    assert not listing(tmp_path)
+
+
+@pytest.mark.parametrize("out", ["old.tif", "old.zarr", "old.png"])
+def test_a_late_damaged_block_fails_the_run_and_keeps_the_old_output(tmp_path, out):
+    """Nodata but for the last block: the network is not needed to reach the damage."""
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", driver="GTiff", height=600, width=700, count=3,
+        dtype="uint8", nodata=0, tiled=True, blockxsize=128, blockysize=128,
+        compress="deflate", crs="EPSG:32633", transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
+    ) as scene:  # fmt: skip
+        scene.write(np.zeros((3, 600, 700), "uint8"))
+    whole = (tmp_path / "scene.tif").read_bytes()
+    (tmp_path / "scene.tif").write_bytes(whole[:-40])
+    if out.endswith(".zarr"):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "zarr.json").write_text("{}")
+    else:
+        (tmp_path / out).write_bytes(b"precious")
+    before = listing(tmp_path)
+    done = run(
+        "segment", "scene.tif", out, "--overwrite", "--gsd", "native", "--chunk", "256",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "truncated or damaged" in done.stderr
+    assert [line for line in done.stderr.splitlines() if "cloudmask: " not in line] == []
+    assert "Traceback" not in done.stderr
+    assert listing(tmp_path) == before
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_output(tmp_path, make_scene):
+    resource = pytest.importorskip("resource")
+    make_scene(np.zeros((3, 900, 900), "uint8"), nodata=0)
+    (tmp_path / "mask.tif").write_bytes(b"precious")
+    before = listing(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "cloudmask", "segment", "scene.tif", "mask.tif", "--overwrite"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    assert done.returncode == 2
+    assert "disk" in done.stderr
+    assert "full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(("out", "stop"), [("o.tif", "SIGINT"), ("o.zarr", "SIGTERM")])
+def test_ctrl_c_leaves_no_output_and_no_temporary_folder(tmp_path, out, stop):
+    write_sample(tmp_path / "scene.tif", size=(1500, 1500))
+    before = listing(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloudmask", "segment", "scene.tif", out, "--gsd", "native",
+         "--chunk", "256", "--precision", "float32"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(f".{out}.*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(4)  # TensorFlow is loaded, the first chunks are under way
+    assert process.poll() is None, "the run was over before it could be interrupted"
+    process.send_signal(signal.Signals[stop])
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("cloudmask: interrupted")
+    assert listing(tmp_path) == before

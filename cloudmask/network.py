@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -172,7 +173,9 @@ def read_weights(network: "keras.Model", path: Path) -> None:
             _read_keras2(network, legacy, path)
             return
     try:
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that does not fit, Keras warns, then raises
+            network.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise _misfit(path, network, error) from error
 

@@ -1,5 +1,6 @@
 """From a scene to a probability and a mask: DataArray in, lazy DataArray out."""
 
+import math
 from typing import Protocol
 
 import dask.array as da
@@ -88,11 +89,15 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     _check(scene)
     halo = check_overlap(model, overlap)
     scene = scene.transpose(..., "band", "y", "x")
-    # Only to fill nodata, which looks one cell further; the network does not see it.
-    rim = chunks.round_up(CELL, model.stride) if scene.dtype.kind == "f" else 0
+    step, rim = model.stride, 0
+    if scene.dtype.kind == "f":
+        # Filling nodata looks one cell beyond the halo, and goes by the scene's grid of cells, on
+        # which every block must therefore begin. The network does not see this rim.
+        step = math.lcm(model.stride, CELL)
+        rim = chunks.round_up(halo + CELL, CELL) - halo
     depth = halo + rim
 
-    pixels = _laid_out(da.asarray(scene.data), model.stride, depth)
+    pixels = _laid_out(da.asarray(scene.data), step, depth)
     rows, columns = pixels.chunks[-2:]
     overlapped = da.overlap.overlap(
         pixels,
@@ -115,7 +120,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
         rim=rim,
         last=(len(rows) - 1, len(columns) - 1),
     )
-    return xr.DataArray(
+    probability = xr.DataArray(
         data,
         dims=[dim for dim in scene.dims if dim != "band"],
         coords={k: v for k, v in scene.coords.items() if "band" not in v.dims},
@@ -127,6 +132,9 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
         },
         name="probability",
     )
+    # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
+    probability.encoding = {k: v for k, v in scene.encoding.items() if k == "grid_mapping"}
+    return probability
 
 
 def _check(scene: xr.DataArray) -> None:

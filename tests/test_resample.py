@@ -118,7 +118,7 @@ def test_bilinear_agrees_with_gdal_in_the_interior(rng):
     np.testing.assert_allclose(fine[8:-8, 8:-8], warped[8:-8, 8:-8], atol=1e-4)
 
 
-def test_beside_nodata_the_valid_neighbours_alone_count(rng):
+def test_beside_nodata_the_valid_neighbours_alone_count():
     """Nodata must not pull the outline of a cloud towards clear."""
     like, grid = scene_of(80, 80)
     coarse = grid.coarser(10, 10)
@@ -195,7 +195,7 @@ def test_every_valid_pixel_of_a_scene_is_in_the_mask_however_lonely(make_scene, 
 def test_nothing_is_computed_before_it_is_asked_for():
     like, grid = scene_of(64, 64)
 
-    def never(block):
+    def never(_):
         raise AssertionError("computed too early")
 
     coarse = grid.coarser(8, 8)

@@ -13,6 +13,7 @@ import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
+from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid
@@ -55,7 +56,28 @@ class RasterReader:
             shape[2] * factor_x,
             shape[1] * factor_y,
         )
+        if any(
+            0 < length - count < 1
+            for length, count in ((window.height, shape[1]), (window.width, shape[2]))
+        ):
+            # Coarser by a fraction of one pixel: GDAL would take that for full resolution.
+            return self._average(rows, columns, factor_y, factor_x)
         return self._read(window, shape, Resampling.average)
+
+    def _average(self, rows: slice, columns: slice, factor_y: float, factor_x: float) -> Block:
+        """What GDAL's average would be, from the pixels at full resolution."""
+        source_y, weights_y = resample.average_weights(
+            rows.start, rows.stop, factor_y, self.grid.height
+        )
+        source_x, weights_x = resample.average_weights(
+            columns.start, columns.stop, factor_x, self.grid.width
+        )
+        shape = (len(self.bands), weights_y.shape[1], weights_x.shape[1])
+        values = self._read(Window.from_slices(source_y, source_x), shape, Resampling.nearest)
+        mean = resample.average(values.astype("float32", copy=False), weights_y, weights_x)
+        if self.dtype.kind in "ui":
+            mean = np.floor(mean + np.float32(0.5))
+        return mean.astype(values.dtype)
 
     def sample(self, side: int) -> Block:
         coarse = self.grid.coarser(
@@ -153,7 +175,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
             is_masked = flags != {MaskFlags.all_valid}
             name = _with_nodata(dataset, math.nan if nodata is None else nodata, is_masked)
         elif MaskFlags.nodata in flags and ColorInterp.alpha in dataset.colorinterp:
-            # The nodata value counts, as GDAL has it: the fourth band of such files seldom is alpha.
+            # The value counts, as GDAL has it: the fourth band of such files seldom is alpha.
             name = _with_nodata(dataset, dataset.nodatavals[bands[0] - 1], is_masked=False)
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}

@@ -104,7 +104,7 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         dataset = _open(path)
     except (OSError, ValueError, KeyError) as error:
         raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
-    cubes = [str(name) for name, variable in dataset.items() if variable.ndim == 3]
+    cubes = sorted(str(name) for name, variable in dataset.items() if variable.ndim == 3)
     if len(cubes) != 1:
         raise ValueError(
             f"{path} holds {len(cubes)} arrays with three dimensions "

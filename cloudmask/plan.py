@@ -100,6 +100,7 @@ def plan_scene(
                 path,
             )
     grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
+    _warn_outside_range(path, grid, model)
     halo = check_overlap(model, overlap)
     rows, columns = (
         chunks.layout(size, chunk or CHUNK, stride=model.stride, overlap=halo)
@@ -110,3 +111,19 @@ def plan_scene(
     memory = 1300 * 2**20 + block * ARCHITECTURES[model.architecture].bytes_per_pixel
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
+
+
+def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:
+    if model.gsd_range is None or grid.crs is None:
+        return
+    low, high = model.gsd_range
+    finest, coarsest = min(grid.gsd), max(grid.gsd)
+    if finest < 0.99 * low or coarsest > 1.01 * high:
+        logger.warning(
+            "%s is read at %.3g m, %s was trained for %g to %g m: expect more errors",
+            path,
+            finest if finest < low else coarsest,
+            model.name,
+            low,
+            high,
+        )

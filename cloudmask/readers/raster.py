@@ -56,11 +56,10 @@ class RasterReader:
             shape[2] * factor_x,
             shape[1] * factor_y,
         )
-        if any(
-            0 < length - count < 1
-            for length, count in ((window.height, shape[1]), (window.width, shape[2]))
-        ):
-            # Coarser by a fraction of one pixel: GDAL would take that for full resolution.
+        # A window longer by a fraction of a pixel than what it becomes, GDAL takes for one at full
+        # resolution; and its shortcut for pairs of columns forgets that rows have weights.
+        is_unresampled = 0 < window.height - shape[1] < 1 or 0 < window.width - shape[2] < 1
+        if is_unresampled or (factor_x == 2 and 1 < factor_y < 2):
             return self._average(rows, columns, factor_y, factor_x)
         return self._read(window, shape, Resampling.average)
 

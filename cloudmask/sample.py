@@ -108,9 +108,13 @@ def sample_window(rows: Block, columns: Block, seed: int) -> tuple[Block, Block]
         return _fractal(rows, columns, seed * 100 + layer, longest, octaves)
 
     height = noise(0, 900, 6)  # terrain; below 0.44 is sea
-    grain = noise(1, 24, 4)
-    moist = noise(2, 500, 4)
-    land = _mix((118, 108, 84), (52, 74, 44), _ramp(moist, 0.4, 0.6)) + 70 * (grain - 0.5)
+    grain = noise(1, 6, 3)
+    forest = _ramp(noise(2, 500, 6), 0.485, 0.515)
+    # Fields with straight, hard edges: blurred land would look like haze, also to a network.
+    field = _hash((rows // 23)[:, None], (columns // 41)[None, :], seed * 100 + 5)
+    land = _mix((96, 100, 62), (142, 122, 88), field)
+    land += (np.array((40, 62, 36), "float32")[:, None, None] - land) * forest
+    land += 60 * (grain - 0.5)
     sea = _mix((14, 34, 56), (30, 66, 78), _ramp(height, 0.3, 0.44)) + 8 * (grain - 0.5)
     ground = sea + (land - sea) * _ramp(height, 0.437, 0.443)
 

@@ -94,23 +94,22 @@ def enlarge(
     if fine.height < coarse.height or fine.width < coarse.width:
         raise ValueError("the scene is coarser than the array: leave out `like`")
 
-    rows, columns = coarse_chunks(coarse, fine)
-    source = da.asarray(array.data).rechunk((rows, columns))
-    overlapped = da.overlap.overlap(
-        source, depth={0: min(1, min(rows)), 1: min(1, min(columns))}, boundary="none"
+    rows, columns = _coarse_chunks(coarse, fine)
+    edges = (
+        _fine_edges(rows, coarse.height, fine.height),
+        _fine_edges(columns, coarse.width, fine.width),
     )
-    edges_y = _fine_edges(rows, coarse.height, fine.height)
-    edges_x = _fine_edges(columns, coarse.width, fine.width)
-    fine_chunks = (tuple(np.diff(edges_y).tolist()), tuple(np.diff(edges_x).tolist()))
+    lengths = fine_chunks(coarse, fine)
+    source = da.asarray(array.data).rechunk((rows, columns))
     out_type = np.dtype("uint8" if is_mask or threshold is not None else "float32")
     data = da.map_blocks(
         _enlarge_block,
-        overlapped,
-        _valid(like).rechunk(fine_chunks),
+        da.overlap.overlap(source, depth={0: 1, 1: 1}, boundary="none"),
+        _valid(like).rechunk(lengths),
         dtype=out_type,
         meta=np.empty((0, 0), out_type),
-        chunks=fine_chunks,
-        edges=(edges_y, edges_x),
+        chunks=lengths,
+        edges=edges,
         coarse_starts=(_starts(rows), _starts(columns)),
         factors=(fine.height / coarse.height, fine.width / coarse.width),
         nearest=is_mask or resampling == "nearest",
@@ -122,20 +121,20 @@ def enlarge(
     return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
 
 
-def coarse_chunks(coarse: Grid, fine: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def fine_chunks(coarse: Grid, fine: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks that `enlarge` gives; open `like` with them, and nothing is rechunked."""
+    rows, columns = _coarse_chunks(coarse, fine)
+    return (
+        tuple(np.diff(_fine_edges(rows, coarse.height, fine.height)).tolist()),
+        tuple(np.diff(_fine_edges(columns, coarse.width, fine.width)).tolist()),
+    )
+
+
+def _coarse_chunks(coarse: Grid, fine: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Chunks of the coarse grid that become about `FINE_CHUNK` pixels each on the fine one."""
     return (
         chunks.layout(coarse.height, max(1, FINE_CHUNK * coarse.height // fine.height)),
         chunks.layout(coarse.width, max(1, FINE_CHUNK * coarse.width // fine.width)),
-    )
-
-
-def fine_chunks(coarse: Grid, fine: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunks that `enlarge` gives; open `like` with them, and nothing is rechunked."""
-    rows, columns = coarse_chunks(coarse, fine)
-    return (
-        tuple(np.diff(_fine_edges(rows, coarse.height, fine.height)).tolist()),
-        tuple(np.diff(_fine_edges(columns, coarse.width, fine.width)).tolist()),
     )
 
 
@@ -168,10 +167,9 @@ def _enlarge_block(
     factors: tuple[float, float],
     nearest: bool,
     threshold: float | None,
-    block_id: tuple[int, int] | None = None,
+    block_id: tuple[int, int],
 ) -> Block:
-    if block_id is None:  # dask asking for the type with empty arrays
-        return np.empty((0, 0), block.dtype)
+    """One chunk on the fine grid, from one of the coarse grid with a pixel of halo."""
     is_mask = block.dtype == np.uint8
     positions = []
     for axis, number in enumerate(block_id):

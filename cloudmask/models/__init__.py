@@ -25,8 +25,10 @@ class Architecture:
 
 
 ARCHITECTURES = {
+    # Measured with unet-f1 on a Landsat and a Sentinel-2 scene, chunked against whole: 96 px leave
+    # 0.016, 128 0.007, 160 0.001, 192 0.00005 of a difference in probability, and 224 none.
     "unet_vgg16": Architecture(
-        stride=32, overlap=160, window=None, weights=23_770_769, bytes_per_pixel=1200
+        stride=32, overlap=224, window=None, weights=23_770_769, bytes_per_pixel=1200
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

@@ -8,13 +8,13 @@ each as a process of its own, and writes seconds, seconds per stage and peak mem
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 from context import context
 
 
@@ -22,21 +22,15 @@ def run(scene: Path, mask: Path, factor: float) -> dict[str, Any]:
     """One run of the command; its result and its peak memory in bytes."""
     command = [sys.executable, "-m", "cloudmask", "segment", str(scene), str(mask)]
     command += ["--resize-factor", str(factor), "--overwrite", "--json"]
-    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            peak = max(peak, process.memory_info().rss)
-            process.wait(0.05)
-        except psutil.NoSuchProcess:
-            break
-        except psutil.TimeoutExpired:
-            continue
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
-    result = json.loads(process.stdout.read())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed with {status}")
+    result = json.loads(output)
     stages = result["thread_seconds"]
-    return {"seconds": result["seconds"], "peak_bytes": peak} | {
+    return {"seconds": result["seconds"], "peak_bytes": usage.ru_maxrss * 1024} | {
         f"{stage}_thread_seconds": stages.get(stage, 0.0) for stage in ("read", "network", "write")
     }
 

@@ -55,6 +55,8 @@ def main() -> None:
         _fail(stderr, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail(stderr, "interrupted: unfinished output was removed", 130)
+    except MemoryError:
+        _fail(stderr, "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(stderr, str(error).strip().split("\n")[0], 2)
@@ -224,7 +226,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
         f"{model.name} would see {plan.grid.height} × {plan.grid.width} px at "
         f"{plan.grid.gsd[0]:.4g} × {plan.grid.gsd[1]:.4g} {unit}, "
         f"in {plan.blocks[0]} × {plan.blocks[1]} chunks of up to {plan.chunk} px "
-        f"with a halo of {halo}, and take about {plan.memory / 2**30:.1f} GB in float32"
+        f"with a halo of {halo}, and take about {plan.memory / 1e9:.1f} GB in float32"
     )
 
 
@@ -275,7 +277,9 @@ def _without_nan(value: Any) -> Any:
 
 def _log(*, quiet: bool) -> None:
     # The library says it once, in words that tell what follows.
-    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    warnings.filterwarnings(
+        "ignore", message="Dataset has no geotransform|The given matrix is equal"
+    )
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("cloudmask: %(message)s"))
     logger = logging.getLogger("cloudmask")

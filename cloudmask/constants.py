@@ -1,5 +1,7 @@
 """Values that every module agrees on."""
 
+from pathlib import Path
+
 CLEAR, CLOUD, NODATA = 0, 1, 255
 """Values of a mask and of a label (where 255 also means: not to be scored)."""
 
@@ -14,3 +16,8 @@ BLOCK = 512
 
 GDAL_CACHE = 192 * 2**20
 """Bytes of decoded blocks that GDAL keeps, per process; by default it would take 5 % of memory."""
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether a path or URL names a Zarr store: by its ending, in any case."""
+    return str(path).rstrip("/").lower().endswith(".zarr")

@@ -33,7 +33,8 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     mask = (probability >= value).astype("uint8") * np.uint8(CLOUD)
     mask = mask.where(probability.notnull(), np.uint8(NODATA))
     mask.encoding = {k: v for k, v in probability.encoding.items() if k == "grid_mapping"}
-    return mask.rename("mask").assign_attrs(mask_attributes(probability.attrs, value))
+    mask.attrs = mask_attributes(probability.attrs, value)
+    return mask.rename("mask")
 
 
 def check_threshold(value: float) -> None:

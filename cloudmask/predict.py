@@ -67,7 +67,8 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     ----------
     scene : (…, band, y, x) DataArray
         RGB on the 0–255 scale, as `open_scene` gives it: uint8, or float with NaN where nodata
-        (in any band). Dimensions before ``band`` pass through.
+        (in any band). Dimensions before ``band`` pass through. Floats are taken as they are: bring
+        reflectance to 0–255 first.
     model : Predictor
         Such as `load_model()`.
     overlap : int, optional
@@ -128,6 +129,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
             "long_name": "probability of cloud",
             "units": "1",
             "threshold": model.threshold,
+            **{k: v for k, v in scene.attrs.items() if str(k).startswith("scene_")},
             **getattr(model, "provenance", {"model": model.name}),
         },
         name="probability",

@@ -20,9 +20,9 @@ _LEGACY = (".hdf5", ".h5")
 class CloudModel:
     """A network with its weights: small enough to travel with every task.
 
-    Call it with (n, y, x, 3) RGB 0–255, y and x multiples of `stride` (`window` exactly, where it
-    is set), for (n, y, x) float32 probabilities. The network is loaded at the first call, once
-    per process.
+    Call it with (n, y, x, 3) RGB 0–255, y and x multiples of `stride` (`window` where that is set:
+    other sizes are other inputs than it was trained on), for (n, y, x) float32 probabilities. The
+    network is loaded at the first call, once per process.
     """
 
     name: str
@@ -77,10 +77,10 @@ class CloudModel:
         from cloudmask.network import forward
 
         shape = np.shape(pixels)
-        step = 32 if self.window else self.stride
-        if len(shape) != 4 or shape[3] != 3 or shape[1] % step or shape[2] % step:
+        sides = shape[1:3]
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape or any(s % self.stride for s in sides):
             raise ValueError(
-                f"pixels are {shape}: give (n, y, x, 3) with y and x multiples of {step}"
+                f"pixels are {shape}: give (n, y, x, 3) with y and x multiples of {self.stride}"
             )
         return forward(self.path, self.sha256, self.architecture, self.precision, pixels)
 
@@ -136,7 +136,10 @@ def load_model(
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
     sha256 = file_sha256(path)
-    if entry is not None and sha256 != entry["sha256"]:
+    if entry is None:  # a copy of a registered file has its card
+        known = (item for item in registry["models"].items() if item[1]["sha256"] == sha256)
+        name, entry = next(known, (path.name, None))
+    elif sha256 != entry["sha256"]:
         raise ValueError(
             f"{path} has sha256 {sha256[:12]}…, the registry says {entry['sha256'][:12]}…: "
             "the file is damaged, install cloudmask again"
@@ -148,7 +151,7 @@ def load_model(
     card = entry or {"threshold": 0.5, "gsd": None, "gsd_range": None}
     check_threshold(card["threshold"])
     return CloudModel(
-        name=name if entry else path.name,
+        name=name,
         architecture=found,
         path=str(path.resolve()),
         sha256=sha256,

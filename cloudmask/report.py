@@ -46,7 +46,13 @@ def cloud_cover(mask: xr.DataArray) -> CloudCover:
     ----------
     mask : DataArray
         uint8: 0 clear, 1 cloud, 255 nodata.
+
+    Raises
+    ------
+    ValueError
+        `mask` is a probability.
     """
+    _check_masks(mask)
     data = da.asarray(mask.data)
     counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)))
     return CloudCover(*(int(count) for count in counts))
@@ -82,9 +88,7 @@ def evaluate(mask: xr.DataArray, label: xr.DataArray) -> Scores:
     ValueError
         The shapes differ, or one is a probability.
     """
-    for array in (mask, label):
-        if array.dtype.kind == "f":
-            raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
+    _check_masks(mask, label)
     if mask.shape != label.shape:
         raise ValueError(f"the mask is {mask.shape}, the label {label.shape}: give one grid")
     found, true = da.asarray(mask.data), da.asarray(label.data)
@@ -110,8 +114,18 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None
     mask : (y, x) DataArray
         Of the same shape.
     path : str or Path
-        PNG to write.
+        PNG to write, or to replace.
+
+    Raises
+    ------
+    ValueError
+        `mask` has another shape, or is a probability.
     """
+    _check_masks(mask)
+    if mask.shape != scene.shape[1:]:
+        raise ValueError(
+            f"the mask is {mask.shape}, the scene {scene.shape[1:]}: bring them to one grid"
+        )
     pixels, values = dask.compute(scene.data, mask.data)
     rgb = np.moveaxis(np.nan_to_num(_displayed(pixels)), 0, -1).astype("uint8")
     painted = rgb.copy()
@@ -151,6 +165,12 @@ def _outline(cloud: Block) -> Block:
     padded = np.pad(cloud, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return cloud & ~inner
+
+
+def _check_masks(*arrays: xr.DataArray) -> None:
+    for array in arrays:
+        if array.dtype.kind == "f":
+            raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -15,7 +15,7 @@ from dask.array.core import Array
 from cloudmask import chunks as chunk_arithmetic
 from cloudmask import stretch as radiometry
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK
+from cloudmask.constants import CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 
@@ -91,6 +91,10 @@ def open_scene(
     data = _lazy(load, reader, grid, chunk, bands=len(bands), dtype=dtype, token=(limits, "scene"))
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
+    # So that write_cog(like=path) sees the nodata that this scene has.
+    array.attrs["scene_bands"] = list(bands)
+    if nodata is not None:
+        array.attrs["scene_nodata"] = float(nodata)
     return grid.attach(array)
 
 
@@ -136,7 +140,7 @@ def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
         uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability.
     """
     path = str(path)
-    if path.rstrip("/").endswith(".zarr"):
+    if is_zarr(path):
         dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
         return dataset["mask" if "mask" in dataset else "probability"]
     array = rioxarray.open_rasterio(path, chunks={"y": chunk, "x": chunk}, lock=False)

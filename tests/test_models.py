@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -111,12 +112,12 @@ def test_the_result_does_not_depend_on_the_chunks(legacy, expected, architecture
     """At the model's own overlap, in float32."""
     model = load_model(legacy[architecture], precision="float32")
     tiles = expected["pixels"].transpose(3, 0, 1, 2)
-    pixels = np.concatenate([tiles[:, 0], tiles[:, 1, :, :204]], axis=2).astype("float32")
+    pixels = np.concatenate([tiles[:, 0], tiles[:, 1]], axis=2).astype("float32")
     pixels[:, :70, :90] = np.nan
     pixels[0, 200:, 300:] = np.nan
     scene = xr.DataArray(pixels, dims=("band", "y", "x"))
     whole = predict(scene, model).compute(scheduler="sync")
-    parts = predict(scene.chunk(y=256, x=160), model)
+    parts = predict(scene.chunk(y=256, x=256), model)
     assert len(parts.chunks[1]) > 1
     # These weights make CloudX-Net nearly flat, but its windows are the same ones: less tolerance.
     atol = 1e-4 if model.window is None else 1e-5
@@ -335,3 +336,15 @@ def test_tensorflow_is_not_imported_before_a_network_runs(code):
         "import sys; heavy = {'tensorflow', 'keras'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True, timeout=60)
+
+
+def test_a_copy_of_a_registered_file_has_its_card(tmp_path):
+    registered = load_model()
+    copy = tmp_path / "copy.weights.h5"
+    copy.write_bytes(Path(registered.path).read_bytes())
+    found = load_model(copy)
+    assert (found.name, found.gsd, found.threshold) == (
+        registered.name,
+        registered.gsd,
+        registered.threshold,
+    )

@@ -143,3 +143,15 @@ def test_thin_out_keeps_the_ends_and_spreads_evenly():
     np.testing.assert_array_equal(thinned[:, 0], [1, 3, 5, 7, 9])
     assert thinned.sizes["x"] == 7
     np.testing.assert_array_equal(thin_out(rows, 10, 7), rows)
+
+
+def test_a_probability_has_no_cloud_cover_before_it_is_cut():
+    with pytest.raises(ValueError, match="cut it with threshold"):
+        cloud_cover(xr.DataArray(np.zeros((4, 4), "float32"), dims=("y", "x"), name="probability"))
+
+
+def test_a_quicklook_of_another_shape_is_refused(tmp_path):
+    scene = xr.DataArray(np.zeros((3, 8, 8), "uint8"), dims=("band", "y", "x"))
+    mask = xr.DataArray(np.zeros((8, 9), "uint8"), dims=("y", "x"))
+    with pytest.raises(ValueError, match="one grid"):
+        quicklook(scene, mask, tmp_path / "q.png")

@@ -16,11 +16,21 @@ import rasterio.shutil
 import xarray as xr
 import zarr
 from affine import Affine
+from conftest import FakeModel
 from PIL import Image
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
-from cloudmask import open_label, open_scene, open_valid, write_cog, write_png, write_zarr
+from cloudmask import (
+    open_label,
+    open_scene,
+    open_valid,
+    predict,
+    segment,
+    write_cog,
+    write_png,
+    write_zarr,
+)
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 
@@ -599,3 +609,50 @@ def test_png_is_a_palette_picture(tmp_path, rng):
     assert (shown[pixels == CLOUD] == (255, 255, 255, 255)).all()
     assert (shown[pixels == NODATA][:, 3] == 0).all()
     assert [file.name for file in tmp_path.iterdir()] == ["m.png"]
+
+
+# What the scene was opened with
+
+
+def test_like_by_path_knows_the_nodata_and_bands_the_scene_was_opened_with(
+    make_scene, tmp_path, rng
+):
+    pixels = rng.integers(1, 200, (1, 256, 256)).astype("uint8")
+    pixels[:, 20:120, 30:131] = 0
+    path = make_scene(pixels)
+    scene = open_scene(path, bands=(1, 1, 1), nodata=0, resize_factor=8)
+    out = tmp_path / "o.tif"
+    write_cog(predict(scene, FakeModel()), out, like=path)
+    with rasterio.open(out) as dataset:
+        np.testing.assert_array_equal(dataset.read(1) == 255, pixels[0] == 0)
+
+
+def test_processes_write_the_same_pixels_as_threads(make_scene, tmp_path, rng):
+    scene = open_scene(make_scene(rng.integers(0, 255, (3, 300, 400)).astype("uint8")), chunk=128)
+    mask = segment(scene, FakeModel())
+    write_cog(mask, tmp_path / "threads.tif")
+    with dask.config.set(scheduler="processes", num_workers=2):
+        write_cog(mask, tmp_path / "processes.tif")
+    assert (tmp_path / "threads.tif").read_bytes() == (tmp_path / "processes.tif").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64"])
+@pytest.mark.parametrize(("write", "name"), [(write_cog, "o.tif"), (write_zarr, "o.zarr")])
+def test_other_types_than_mask_and_probability_are_refused(tmp_path, write, name, dtype):
+    array = xr.DataArray(np.zeros((8, 8), dtype), dims=("y", "x"))
+    with pytest.raises(ValueError, match=rf"{dtype}: a mask is uint8"):
+        write(array, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mask_has_no_unit(make_scene, rng):
+    scene = open_scene(make_scene(rng.integers(0, 255, (3, 40, 50)).astype("uint8")))
+    assert "units" not in segment(scene, FakeModel()).attrs
+
+
+def test_zarr_may_end_in_capitals(make_scene, tmp_path, rng):
+    scene = open_scene(make_scene(rng.integers(0, 255, (3, 40, 50)).astype("uint8")))
+    mask = segment(scene, FakeModel())
+    write_zarr(mask, tmp_path / "M.ZARR")
+    write_zarr(mask, tmp_path / "M.ZARR", overwrite=True)
+    np.testing.assert_array_equal(open_label(tmp_path / "M.ZARR"), mask)

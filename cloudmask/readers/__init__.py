@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cloudmask.constants import is_zarr
 from cloudmask.readers.protocol import Reader, listed
 from cloudmask.readers.raster import open_raster
 from cloudmask.readers.zarr import open_zarr
@@ -19,7 +20,7 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
     is_remote = "://" in path or path.startswith("/vsi")
-    if path.rstrip("/").endswith(".zarr"):
+    if is_zarr(path):
         if not is_remote and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
         return open_zarr(path, bands, nodata)

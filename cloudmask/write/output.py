@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import rasterio
+import xarray as xr
 from rasterio._err import CPLE_BaseError
+
+from cloudmask.constants import is_zarr
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -29,7 +33,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(f"{folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the folder {folder} is not writable")
-    if path.is_dir() and path.suffix != ".zarr":
+    if path.is_dir() and not is_zarr(path):
         raise IsADirectoryError(f"{path} is a directory: name a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite to replace it")
@@ -37,10 +41,22 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 
+def check_kind(array: xr.DataArray) -> None:
+    """Refuse what is neither a mask nor a probability with a ValueError."""
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise ValueError(
+            f"the array is {array.dtype}: a mask is uint8 (0 clear, 1 cloud, 255 nodata), a "
+            "probability float32"
+        )
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A folder beside `path` in which to make files; on success they move into place."""
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
     try:
         yield work
         # Sidecars first: the file itself appears last, complete.

@@ -14,7 +14,7 @@ from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.resample import enlarge
 from cloudmask.scene import open_valid
 from cloudmask.stopwatch import stage
-from cloudmask.write.output import check_output, replacing, writing
+from cloudmask.write.output import check_kind, check_output, replacing, writing
 from cloudmask.write.stage import stage_raster, verify
 
 _COMPRESSIONS = ("deflate", "zstd")
@@ -39,8 +39,9 @@ def write_cog(
     path : str or Path
         The file to make, in an existing folder.
     like : DataArray, str or Path, optional
-        The scene that `array` was made from (a path, `open_scene` or `open_valid`): the file is on
-        its grid. A probability is enlarged and then cut, so that outlines are smooth.
+        The scene that `array` was made from: the file is on its grid. A path is opened with the
+        bands and the nodata that `open_scene` left in the attributes of `array`. A probability is
+        enlarged and then cut, so that outlines are smooth.
     threshold : float, optional
         Where to cut a probability; the file holds the mask. With `like` the default is the model's,
         which `predict` left in the attributes; without either a probability is written as it is.
@@ -121,6 +122,7 @@ def _as_file(
             f"the array has dimensions {', '.join(map(str, array.dims))}: a COG holds one (y, x) "
             "array, select it first"
         )
+    check_kind(array)
     is_mask = array.dtype == np.uint8
     if not is_mask:
         array = array.astype("float32")
@@ -133,7 +135,10 @@ def _as_file(
     if like is None:
         like = array
     elif not isinstance(like, xr.DataArray):
-        like = open_valid(like)
+        opened = array.attrs
+        like = open_valid(
+            like, bands=opened.get("scene_bands", (1, 2, 3)), nodata=opened.get("scene_nodata")
+        )
     return enlarge(array, like, threshold=threshold, resampling=resampling)
 
 

@@ -93,20 +93,28 @@ class _Windows:
 def _store(array: Array, target: _Windows) -> None:
     """Compute every chunk once and hand it to `target`, in this process on any scheduler."""
     client = _active_client()
-    if client is None:
+    scheduler = dask.config.get("scheduler", None)
+    if client is None and scheduler not in ("processes", "multiprocessing"):
         da.store(array, target, lock=False)
+        return
+    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in array.chunks]
+    (optimized,) = dask.optimize(array)
+    rows = [
+        [
+            ((slice(*bounds[0][i : i + 2]), slice(*bounds[1][j : j + 2])), block)
+            for j, block in enumerate(blocks)
+        ]
+        for i, blocks in enumerate(optimized.to_delayed(optimize_graph=False))
+    ]
+    if client is None:  # the open file cannot cross to other processes: a row at a time comes back
+        for row in rows:
+            windows, blocks = zip(*row, strict=True)
+            for window, block in zip(windows, dask.compute(*blocks), strict=True):
+                target[window] = block
         return
     from distributed import as_completed
 
-    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in array.chunks]
-    (delayed,) = dask.optimize(array)
-    futures = {}
-    for (i, j), block in np.ndenumerate(delayed.to_delayed(optimize_graph=False)):
-        window = (
-            slice(bounds[0][i], bounds[0][i + 1]),
-            slice(bounds[1][j], bounds[1][j + 1]),
-        )
-        futures[client.compute(block)] = window
+    futures = {client.compute(block): window for row in rows for window, block in row}
     for future, block in as_completed(list(futures), with_results=True):
         target[futures.pop(future)] = block
         future.release()

@@ -11,7 +11,7 @@ import xarray as xr
 from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.grid import Grid, grid_of
-from cloudmask.write.output import check_output, replacing
+from cloudmask.write.output import check_kind, check_output, replacing
 
 _SPATIAL = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
@@ -53,6 +53,7 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
+    check_kind(array)
     name = "mask" if array.dtype == np.uint8 else "probability"
     grid = grid_of(array)
     array = grid.attach(_uniform_chunks(array))

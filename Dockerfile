@@ -1,4 +1,6 @@
-# CPU image: docker build -t cloudmask . && docker run -v "$PWD:/data" cloudmask segment scene.tif mask.tif
+# CPU image:
+#   docker build -t cloudmask .
+#   docker run --user "$(id -u):$(id -g)" -v "$PWD:/data" cloudmask segment scene.tif mask.tif
 FROM debian:bookworm-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
@@ -13,7 +15,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home cloudmask
 COPY --from=build /opt/cloudmask /opt/cloudmask
-ENV PATH="/opt/cloudmask/bin:$PATH"
+ENV PATH="/opt/cloudmask/bin:$PATH" KERAS_HOME=/tmp/keras
 USER cloudmask
 WORKDIR /data
 ENTRYPOINT ["cloudmask"]

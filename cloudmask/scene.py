@@ -78,6 +78,8 @@ def open_scene(
     FileNotFoundError, ValueError, OSError
         With one line that names the value and the cure; before any pixel is read.
     """
+    if grid is not None and (gsd is not None or resize_factor is not None):
+        raise ValueError("grid is given with gsd or resize_factor: choose one")
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = grid or model_grid(reader.grid, gsd, resize_factor)
     limits = _radiometry(reader, scale, stretch)

@@ -895,3 +895,9 @@ def test_describe_names_a_mask(make_scene, rng):
     pixels, seen = noise(rng, (3, 8, 8)), np.full((8, 8), 255, "uint8")
     assert describe(make_scene(pixels, mask=seen))["nodata"] == "per_dataset"
     assert describe(make_scene(pixels, "plain.tif"))["nodata"] is None
+
+
+def test_a_grid_and_a_gsd_are_not_both_taken(make_scene, rng):
+    path = make_scene(noise(rng, (3, 8, 8)))
+    with pytest.raises(ValueError, match="choose one"):
+        open_scene(path, grid=scene_grid(path), gsd=20)

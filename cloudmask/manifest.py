@@ -1,0 +1,154 @@
+"""Labelled images: which there are, from a manifest or from two folders."""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+_COLUMNS = ("image", "label", "split")
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its label."""
+
+    image: str
+    """Path or URL of anything that `open_scene` opens."""
+    label: str
+    """Path or URL of its label, on the same grid."""
+    split: str
+    """"train", "val" or "test"."""
+    scene: str
+    """What it was cut from: neighbours are not independent of each other. Default: the image."""
+    set: str
+    """Data set that it belongs to, for balanced sampling and for tables of scores."""
+    gsd: float | None = None
+    """Ground sample distance in metres, where known."""
+    scale: float | None = None
+    """Value that maps to 255; None: the image is uint8, or the caller's scale holds."""
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Read a manifest, or match the files of two folders by name.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV file with the columns image, label and split (train, val, test) and, where wanted,
+        scene, set, gsd (metres, also gsd_m) and scale; paths are relative to it. Or a folder that
+        holds ``images/`` and ``labels/``: a fifth of the images, chosen by the hash of their
+        names, validates.
+
+    Returns
+    -------
+    list of Example
+        In the order of the manifest, or of the names.
+
+    Raises
+    ------
+    ValueError
+        No such columns, another split, a number that is none, images without label.
+    FileNotFoundError
+        The path, or files that the manifest names: all of them are listed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
+    examples = _match_folders(path) if path.is_dir() else _read_csv(path)
+    files = [file for example in examples for file in (example.image, example.label)]
+    missing = [file for file in files if "://" not in file and not Path(file).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} files that {path} names do not exist: {', '.join(missing)}"
+        )
+    return examples
+
+
+def select_split(examples: Sequence[Example], split: str) -> list[Example]:
+    """The examples of one split; a ValueError if there are none."""
+    chosen = [example for example in examples if example.split == split]
+    if not chosen:
+        raise ValueError(f"no image is in split {split!r}: put some there in the manifest")
+    return chosen
+
+
+def _read_csv(path: Path) -> list[Example]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        absent = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
+        if absent:
+            raise ValueError(
+                f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}"
+            )
+        examples = [
+            _example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader
+        ]
+    if not examples:
+        raise ValueError(f"{path} lists no image")
+    return examples
+
+
+def _example(row: dict[str, str], folder: Path, where: str) -> Example:
+    for column in _COLUMNS:
+        if not row[column]:
+            raise ValueError(f"{where}: {column} is empty")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"{where}: split is {row['split']!r}: it must be {', '.join(SPLITS)}")
+    return Example(
+        image=_located(row["image"], folder),
+        label=_located(row["label"], folder),
+        split=row["split"],
+        scene=row.get("scene") or row["image"],
+        set=row.get("set") or "all",
+        gsd=_number(row.get("gsd") or row.get("gsd_m"), "gsd", where),
+        scale=_number(row.get("scale"), "scale", where),
+    )
+
+
+def _located(name: str, folder: Path) -> str:
+    return name if "://" in name else str(folder / name)
+
+
+def _number(text: str | None, column: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{where}: {column} is {text!r}: give a number above 0, or nothing")
+    return value
+
+
+def _match_folders(folder: Path) -> list[Example]:
+    images, labels = (_by_stem(folder / name) for name in ("images", "labels"))
+    alone = sorted(images.keys() ^ labels.keys())
+    if alone:
+        raise ValueError(
+            f"{folder}: image without label or label without image: {', '.join(alone)}"
+        )
+    return [
+        Example(
+            image=str(images[stem]),
+            label=str(labels[stem]),
+            split="val" if hashlib.sha256(stem.encode()).digest()[0] % 5 == 0 else "train",
+            scene=stem,
+            set="all",
+        )
+        for stem in sorted(images)
+    ]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: put images/ and labels/ there")
+    files = [p for p in folder.iterdir() if not p.name.startswith(".") and p.suffix != ".xml"]
+    by_stem = {path.stem: path for path in files}
+    if not files:
+        raise ValueError(f"{folder} is empty")
+    if len(by_stem) < len(files):
+        raise ValueError(f"{folder} holds two files of one name: keep one of each")
+    return by_stem

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from cloudmask.resample import enlarge
     from cloudmask.sample import write_sample
     from cloudmask.scene import open_label, open_scene, open_valid
+    from cloudmask.train import Recipe, train
     from cloudmask.write import write_cog, write_png, write_zarr
 
 __all__ = [
     "CloudModel",
+    "Recipe",
     "cloud_cover",
     "enlarge",
     "evaluate",
@@ -30,6 +32,7 @@ __all__ = [
     "quicklook",
     "segment",
     "threshold",
+    "train",
     "write_cog",
     "write_png",
     "write_sample",
@@ -38,6 +41,7 @@ __all__ = [
 
 _HOME = {
     "CloudModel": "registry",
+    "Recipe": "train",
     "cloud_cover": "report",
     "enlarge": "resample",
     "evaluate": "report",
@@ -50,6 +54,7 @@ _HOME = {
     "quicklook": "report",
     "segment": "predict",
     "threshold": "mask",
+    "train": "train",
     "write_cog": "write",
     "write_png": "write",
     "write_sample": "sample",

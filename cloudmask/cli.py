@@ -41,6 +41,31 @@ class _Gsd(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is neither metres nor 'native'", param, ctx)
 
 
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
+    name = "VALUES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,2", param, ctx)
+
+
+class _Mix(click.ParamType):  # type: ignore[type-arg]
+    name = "SET=WEIGHT,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[str, float], ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            pairs = (part.split("=") for part in str(value).split(","))
+            return tuple((name, float(weight)) for name, weight in pairs)
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as mine=2,theirs=0.5", param, ctx)
+
+
 def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
@@ -55,9 +80,9 @@ def main() -> None:
         _fail(stderr, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail(stderr, "interrupted: unfinished output was removed", 130)
-    except MemoryError:
-        _fail(stderr, "out of memory: choose a smaller --chunk", 2)
-    except (ValueError, OSError, ImportError) as error:
+    except MemoryError as error:
+        _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(stderr, str(error).strip().split("\n")[0], 2)
 
@@ -260,6 +285,90 @@ def score(mask: str, label: str, as_json: bool) -> None:
         _print_json(asdict(scores))
     else:
         print(f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}")
+
+
+@cli.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--architecture", default="unet_vgg16", show_default=True)
+@click.option(
+    "--loss", default="f1", show_default=True,
+    help="f1, f2, fbeta:B, bce, dice, jaccard, or a sum such as bce+f2.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Batches of an epoch.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-4, show_default=True)
+@click.option(
+    "--freeze-epochs", type=click.IntRange(min=0),
+    help="Epochs that a pretrained encoder keeps its weights; default: 3.",
+)
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
+@click.option("--weights", metavar="NAME|PATH", help="Model to fine-tune.")
+@click.option(
+    "--encoder-weights", metavar="imagenet|hed|PATH|none",
+    help="Where a VGG16 encoder starts; default: imagenet for a U-Net that starts afresh.",
+)
+@click.option("--scratch", is_flag=True, help="Start from random weights.")
+@click.option("--patch", type=click.IntRange(min=32), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--mix", type=_Mix(), default=(), help="How often sets are drawn; default: alike.")
+@click.option(
+    "--augment", metavar="LIST",
+    help="Of turn,scale,radiometry,haze,sea,paste,degrade,nodata; default: all; none.",
+)
+@click.option("--scale", type=float, help="Value that maps to 255 in images that are not uint8.")
+@click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to clip.")
+@click.option("--cloud", type=_Numbers(), default=(1,), help="Values of a label that mean cloud.")
+@click.option("--validation-patches", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def train(manifest: Path, name: str, **options: Any) -> None:
+    """Train a network on MANIFEST and keep the best weights in RUNS/NAME.
+
+    MANIFEST is a CSV (image, label, split; optional scene, set, gsd, scale), or a folder with
+    images/ and labels/. `cloudmask segment --model RUNS/NAME` takes the result.
+    """
+    from cloudmask.augment import AUGMENTATIONS
+    from cloudmask.dataset import Reading, Sampling
+    from cloudmask.train import Recipe
+    from cloudmask.train import train as run
+
+    _log(quiet=options.pop("quiet"))
+    augment, scratch = options.pop("augment"), options.pop("scratch")
+    encoder = options.pop("encoder_weights")
+    if scratch and (encoder or options["weights"]):
+        raise ValueError("--scratch is given with weights to start from: choose one")
+    if encoder is None and options["architecture"] == "unet_vgg16":
+        encoder = None if scratch or options["weights"] else "imagenet"
+    sampling = Sampling(
+        size=options.pop("patch"),
+        batch_size=options.pop("batch_size"),
+        seed=options.pop("seed"),
+        augment=AUGMENTATIONS if augment is None else _words(augment, AUGMENTATIONS),
+        mix=options.pop("mix"),
+    )
+    reading = Reading(options.pop("scale"), options.pop("stretch"), options.pop("cloud"))
+    where = {key: options.pop(key) for key in ("runs", "resume", "overwrite")}
+    recipe = Recipe(
+        **options,
+        encoder_weights=None if encoder == "none" else encoder,
+        sampling=sampling,
+        reading=reading,
+    )
+    model = run(manifest, name, recipe, **where)
+    print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
+
+
+def _words(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    words = () if text == "none" else tuple(text.split(","))
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise ValueError(f"--augment {', '.join(unknown)} is unknown: choose {', '.join(known)}")
+    return words
 
 
 def _print_json(value: Any) -> None:

@@ -76,7 +76,7 @@ def identify(path: Path) -> str:
     raise ValueError(f"{path} holds {count:,} weights, which no architecture has: {known}")
 
 
-def _tensorflow() -> ModuleType:
+def start_tensorflow() -> ModuleType:
     """TensorFlow, started without the lines that it prints whatever its log level."""
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
@@ -102,7 +102,7 @@ def choose_precision() -> str:
     float16 or bfloat16 on a GPU; bfloat16 on a CPU with instructions for it (AMX-BF16 or
     AVX512-BF16), where it is several times faster; else float32.
     """
-    tf = _tensorflow()
+    tf = start_tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
@@ -131,13 +131,13 @@ def keep_freed_memory() -> None:
 def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
 ) -> Callable[[Block], Block]:
-    tf = _tensorflow()
+    tf = start_tensorflow()
     if file_sha256(Path(path)) != sha256:
         raise ValueError(f"{path} has changed since the model was loaded: load it again")
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", architecture, chosen, why)
-    network = _build(architecture, chosen)
+    network = build_network(architecture, chosen)
     read_weights(network, Path(path))
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
@@ -148,7 +148,8 @@ def _loaded(
     return lambda pixels: run(tf.constant(pixels)).numpy()
 
 
-def _build(architecture: str, precision: str) -> "keras.Model":
+def build_network(architecture: str, precision: str) -> "keras.Model":
+    """Build a network, weights untrained, that computes in `precision`."""
     import keras
 
     before = keras.config.dtype_policy()
@@ -178,6 +179,43 @@ def read_weights(network: "keras.Model", path: Path) -> None:
             network.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise _misfit(path, network, error) from error
+
+
+def write_weights(network: "keras.Model", path: Path, *, half: bool = False) -> None:
+    """Write a network's weights, without its optimiser's, in place of what was there.
+
+    Parameters
+    ----------
+    half : bool
+        Kernels in float16, at half the size. Vectors stay float32: a batch normalisation's
+        variance can lie above float16's 65504.
+    """
+    import keras
+
+    bare = keras.Model(network.inputs, network.outputs, name=network.name)  # shares all layers
+    temporary = path.with_name(f"new.{path.name}")
+    bare.save_weights(temporary)
+    if half:
+        smaller = path.with_name(f"half.{path.name}")
+        with h5py.File(temporary) as source, h5py.File(smaller, "w") as target:
+            _copy_half(source, target)
+        smaller.replace(temporary)
+    temporary.replace(path)
+
+
+def _copy_half(source: h5py.File, target: h5py.File) -> None:
+    def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Group):
+            made = target.require_group(name)
+        else:
+            values = item[()]
+            made = target.create_dataset(
+                name, data=values.astype("float16") if values.ndim > 1 else values
+            )
+        made.attrs.update(item.attrs)
+
+    target.attrs.update(source.attrs)
+    source.visititems(copy)
 
 
 def _read_keras2(network: "keras.Model", file: h5py.Group, path: Path) -> None:

@@ -14,6 +14,7 @@ from cloudmask.mask import check_threshold
 from cloudmask.models import ARCHITECTURES
 
 _LEGACY = (".hdf5", ".h5")
+_CARD = "card.json"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def load_model(
     Parameters
     ----------
     name_or_path : str or Path, optional
-        Nothing: the registry's default. A name that `list_models` lists. A Keras 3
-        ``.weights.h5`` file, or a Keras 2 ``.hdf5`` or ``.h5`` file of the older scripts.
+        Nothing: the registry's default. A name that `list_models` lists. The folder of a run of
+        `train`. A Keras 3 ``.weights.h5`` file, or a Keras 2 ``.hdf5`` or ``.h5`` file of the older scripts.
     architecture : {"unet_vgg16", "cloudx_net"}, optional
         What a file holds; by default it is told from the number of its weights.
     precision : {"float32", "bfloat16", "float16"}, optional
@@ -126,12 +127,15 @@ def load_model(
     entry = registry["models"].get(name)
     if entry is not None:
         path = _weights_folder() / entry["file"]
+    elif (Path(name) / _CARD).is_file():
+        entry = json.loads((Path(name) / _CARD).read_text())
+        path, name = Path(name) / entry["file"], Path(name).resolve().name
     else:
         path = Path(name)
         if not name.endswith(_LEGACY):
             raise ValueError(
-                f"no model is called {name!r}: choose {', '.join(registry['models'])}, or give a "
-                ".weights.h5, .hdf5 or .h5 file"
+                f"no model is called {name!r}: choose {', '.join(registry['models'])}, or give the "
+                "folder of a finished training run or a .weights.h5, .hdf5 or .h5 file"
             )
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")

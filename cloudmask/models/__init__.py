@@ -22,13 +22,19 @@ class Architecture:
     """Number of weights, which tells a file of one architecture from that of another."""
     bytes_per_pixel: int
     """Memory of a forward pass in float32, measured; half of it in 16 bits."""
+    encoder: str = ""
+    """What the names of its VGG16 convolutions begin with; empty where it has none."""
 
 
 ARCHITECTURES = {
     # Measured with unet-f1 on a Landsat and a Sentinel-2 scene, chunked against whole: 96 px leave
     # 0.016, 128 0.007, 160 0.001, 192 0.00005 of a difference in probability, and 224 none.
     "unet_vgg16": Architecture(
-        stride=32, overlap=224, window=None, weights=23_770_769, bytes_per_pixel=1200
+        stride=32, overlap=224, window=None, weights=23_770_769, bytes_per_pixel=1200,
+        encoder="block"
+    ),
+    "lite": Architecture(
+        stride=32, overlap=160, window=None, weights=3_445_520, bytes_per_pixel=300
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

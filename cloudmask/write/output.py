@@ -1,6 +1,7 @@
 """The output's place on disk: refused early, filled atomically."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -76,6 +78,13 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
         raise
     shutil.rmtree(work, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is either the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
 
 
 @contextmanager

@@ -1,0 +1,324 @@
+"""Patches cut from a chunk and changed, so that few labelled scenes stand for many sensors.
+
+NumPy only. Pixels are (y, x, 3) float32, 0–1 in here; labels are uint8, 0, 1, and 255 where not
+scored. Every function takes its random generator, so that a seed repeats a run.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.fill import fill_nodata
+
+Pixels = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+
+AUGMENTATIONS = ("turn", "scale", "radiometry", "haze", "sea", "paste", "degrade", "nodata")
+"""What can be done to a patch; all of it is by default."""
+
+_OPAQUE, _VEIL = 0.4, 0.15
+"""Opacity from which a pasted cloud is labelled cloud, and below which still clear."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A chunk to cut patches from, and what the whole of it looks like."""
+
+    pixels: Pixels
+    """(y, x, 3), 0–1, nodata filled."""
+    label: Labels
+    """(y, x)."""
+    gsd: float | None = None
+    """Ground sample distance in metres, where known."""
+
+    @property
+    def sample(self) -> tuple[Pixels, NDArray[np.bool_]]:
+        """A few thousand scored pixels (n, 3), and which of them are clear."""
+        step = max(1, min(self.label.shape) // 64)
+        label = self.label[::step, ::step]
+        scored = label != NODATA
+        if not scored.any():
+            scored = np.ones_like(scored)
+        return self.pixels[::step, ::step][scored], label[scored] == CLEAR
+
+
+def patches(
+    source: Source,
+    count: int,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    augment: Sequence[str] = AUGMENTATIONS,
+    mattes: Sequence[Pixels] = (),
+    towards_cloud: bool = False,
+) -> tuple[Pixels, Labels]:
+    """Cut patches at random places and change them.
+
+    Parameters
+    ----------
+    source : Source
+        Smaller ones than `size` are mirrored.
+    count, size : int
+        Number of patches, and their height and width.
+    rng : numpy.random.Generator
+    augment : sequence of str
+        Some of `AUGMENTATIONS`.
+    mattes : sequence of (size, size) arrays
+        Opacities of real clouds, to paste beside invented ones; see `matte`.
+    towards_cloud : bool
+        Let each patch hold a cloudy pixel, where there is one.
+
+    Returns
+    -------
+    pixels : (count, size, size, 3) float32, 0–255
+    labels : (count, size, size) uint8
+    """
+    sample, clear = source.sample
+    cloudy = np.flatnonzero(source.label == CLOUD)[::17] if towards_cloud else np.empty(0, int)
+    limits = _scales(source, size) if "scale" in augment else (1.0, 1.0)
+    # Linear reflectance leaves clear ground dark; a picture made for the eye does not.
+    dark = float(np.quantile(sample[clear] if clear.any() else sample, 0.95)) < 0.4
+    made = []
+    for _ in range(count):
+        image, label = _cut(source, size, limits, cloudy, rng)
+        if "turn" in augment:
+            image, label = _turn(image, label, rng)
+        if (label == CLOUD).mean() < 0.002:
+            if "sea" in augment and rng.random() < 0.3:
+                image = _lay_sea(image, dark, rng)
+            if "paste" in augment and rng.random() < 0.5:
+                image, label = _paste_cloud(image, label, dark, mattes, rng)
+        if "radiometry" in augment:
+            image = _radiometry(image, sample, clear, dark, rng)
+        if "haze" in augment and rng.random() < 0.15:
+            image = _haze(image, rng)
+        if "degrade" in augment:
+            image = _degrade(image, rng)
+        if "nodata" in augment and rng.random() < 0.12:
+            image, label = _nodata_edge(image, label, rng)
+        made.append((np.clip(image, 0, 1), label))
+    images, labels = zip(*made, strict=True)
+    return np.stack(images).astype("float32") * 255, np.stack(labels)
+
+
+def matte(image: Pixels, label: Labels) -> Pixels | None:
+    """Opacity 0–1 of a patch's clouds by their brightness over dark, even ground; else None."""
+    grey, cloud, clear = image.mean(axis=-1), label == CLOUD, label == CLEAR
+    if not 0.005 < cloud.mean() < 0.6 or clear.mean() < 0.2:
+        return None
+    ground, spread = np.median(grey[clear]), grey[clear].std()
+    contrast = np.quantile(grey[cloud], 0.95) - ground
+    if contrast < max(0.12, 4 * spread):
+        return None
+    near = Image.fromarray(cloud.astype("uint8") * 255).filter(ImageFilter.BoxBlur(3))
+    opacity = np.clip((grey - ground - spread) / contrast, 0, 1)
+    return opacity * np.minimum(np.asarray(near, "float32") / 60, 1)
+
+
+def _scales(source: Source, size: int) -> tuple[float, float]:
+    """How much a patch may shrink or grow: down to 120 m, and hardly beyond its own detail."""
+    fine = source.gsd is not None and source.gsd < 20
+    coarsest = 0.25 if source.gsd is None else max(0.25, min(1.0, source.gsd / 120))
+    fits = min(1.0, 0.43 * size / min(source.label.shape))
+    return max(coarsest, fits), 1.3 if fine else 2.0
+
+
+def _cut(
+    source: Source,
+    size: int,
+    limits: tuple[float, float],
+    cloudy: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[Pixels, Labels]:
+    height, width = source.label.shape
+    plain = limits[0] == limits[1] or rng.random() < 0.3
+    scale = 1.0 if plain else math.exp(rng.uniform(math.log(limits[0]), math.log(limits[1])))
+    side = round(size / scale)
+    if cloudy.size:
+        at = int(rng.choice(cloudy))
+        y = at // width - int(rng.integers(side // 8, 7 * side // 8 + 1))
+        x = at % width - int(rng.integers(side // 8, 7 * side // 8 + 1))
+    else:
+        y, x = (int(rng.integers(max(length - side, 0) + 1)) for length in (height, width))
+    y, x = (
+        min(max(v, 0), max(n - side, 0)) for v, n in zip((y, x), (height, width), strict=True)
+    )
+    window = np.s_[y : y + side, x : x + side]
+    image, label = source.pixels[window], source.label[window]
+    if scale != 1:
+        image, label = _resized(image, label, scale)
+    image, label = image[:size, :size], label[:size, :size]
+    pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]
+    return np.pad(image, [*pad, (0, 0)], "symmetric"), np.pad(label, pad, "symmetric")
+
+
+def _resized(image: Pixels, label: Labels, scale: float) -> tuple[Pixels, Labels]:
+    """Resample; a pixel is cloud where most of it is, and scored where nearly all of it is."""
+    shape = tuple(max(1, round(length * scale)) for length in label.shape)
+
+    def resize(plane: NDArray[Any]) -> Pixels:
+        picture = Image.fromarray(np.ascontiguousarray(plane, "float32"))
+        return np.asarray(picture.resize(shape[::-1], Image.Resampling.BILINEAR))
+
+    bands = np.stack([resize(image[..., band]) for band in range(3)], axis=-1)
+    cloud, scored = resize(label == CLOUD), resize(label != NODATA)
+    return bands, np.where(scored < 0.9, NODATA, cloud > 0.5).astype("uint8")
+
+
+def _turn(image: Pixels, label: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
+    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
+    image, label = np.rot90(image, turns), np.rot90(label, turns)
+    return (image[:, ::-1], label[:, ::-1]) if mirrored else (image, label)
+
+
+def _paste_cloud(
+    image: Pixels, label: Labels, dark: bool, mattes: Sequence[Pixels], rng: np.random.Generator
+) -> tuple[Pixels, Labels]:
+    """Lay clouds and their shadows over clear ground, unless it is almost white itself."""
+    bright = float(np.quantile(image, 0.8))
+    if bright > 0.8:
+        return image, label
+    opacity = _real_cloud(mattes, rng) if mattes and rng.random() < 0.5 else None
+    if opacity is None or opacity.shape != label.shape:
+        opacity = _invented_cloud(label.shape[0], rng)
+    reach = label.shape[0] // 12
+    shadow = np.roll(opacity, rng.integers(-reach, reach + 1, size=2), axis=(0, 1))
+    image = image * (1 - rng.uniform(0, 0.6) * shadow[..., None])
+    white = rng.uniform(0.3, 0.75) if dark else rng.uniform(0.75, 1.2)
+    texture = 1 + rng.uniform(0, 0.1) * _noise(label.shape[0], rng)
+    texture = texture - rng.uniform(0, 0.25) * (1 - opacity)
+    tint = 1 + rng.uniform(-0.04, 0.04, 3).astype("float32")
+    cloud = np.maximum(white * texture, bright + 0.05)[..., None] * tint
+    image = np.clip(image * (1 - opacity[..., None]) + cloud * opacity[..., None], 0, 1)
+    changed = np.where(opacity > _OPAQUE, CLOUD, np.where(opacity > _VEIL, NODATA, label))
+    return image, np.where(label == NODATA, NODATA, changed).astype("uint8")
+
+
+def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
+    """Opacity of a cloud field made of fractal noise, from a few cumulus to a deck."""
+    noise = _noise(size, rng)
+    share = math.exp(rng.uniform(math.log(0.005), math.log(0.6)))
+    start = np.quantile(noise[::4, ::4], 1 - share)
+    soft = rng.uniform(0.1, 1.0) * max(float(noise.max() - start), 0.1)
+    return np.clip((noise - start) / soft, 0, 1) * rng.uniform(0.5, 1)
+
+
+def _real_cloud(mattes: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
+    opacity, _ = _turn(*(mattes[int(rng.integers(len(mattes)))],) * 2, rng)
+    return opacity.astype("float32")
+
+
+def _lay_sea(image: Pixels, dark: bool, rng: np.random.Generator) -> Pixels:
+    """Cover part of a clear patch with hazy or glinting sea: even, bluish, no cloud."""
+    size = image.shape[0]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype("float32")
+    angle = rng.uniform(0, 2 * np.pi)
+    coast = y * np.sin(angle) + x * np.cos(angle) + 0.15 * _noise(size, rng) + rng.uniform(-1, 1)
+    cover = np.clip(coast / math.exp(rng.uniform(-4, 0.5)), 0, 1) * min(1, rng.uniform(0.5, 1.6))
+    bright = rng.uniform(0.06, 0.25) if dark else rng.uniform(0.1, 0.6)
+    colour = bright * rng.uniform([0.7, 0.85, 1.03], [1.0, 1.0, 1.25])
+    slope = 1 + rng.uniform(-0.2, 0.2) * y + rng.uniform(-0.2, 0.2) * x
+    glint = rng.standard_normal(y.shape, "float32") * 0.02
+    waves = slope + rng.uniform(0, 0.06) * _noise(size, rng) + glint
+    cover = cover[..., None]
+    return np.clip(image * (1 - cover) + cover * waves[..., None] * colour, 0, 1)
+
+
+def _radiometry(
+    image: Pixels,
+    sample: Pixels,
+    clear: NDArray[np.bool_],
+    dark: bool,
+    rng: np.random.Generator,
+) -> Pixels:
+    """As stored, as reflectance, as the package stretches, or as people stretch for the eye."""
+    kind = rng.random()
+    if kind < 0.35:
+        gain = math.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.02, 3))
+        return image * gain + rng.normal(0, 0.01)
+    if kind < 0.5:
+        if dark:  # raw Landsat numbers and reflectance differ by an offset
+            return (image * 1.31 - 0.1) * math.exp(rng.normal(0.1, 0.25))
+        return image * rng.uniform(0.25, 0.7) + rng.uniform(0, 0.1)
+    if kind < 0.65 or not dark:
+        image = np.clip(image, 1e-4, 1) ** math.exp(rng.normal(0, 0.2))
+        gain = math.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.04, 3))
+        return image * gain + rng.normal(0, 0.02)
+    if kind < 0.8:
+        percent = math.exp(rng.uniform(math.log(0.5), math.log(10)))
+        low, high = np.percentile(sample, [percent, 100 - percent], axis=0)
+        return (image - low) / np.maximum(high - low, 0.02)
+    ground = sample[clear] if clear.mean() > 0.05 and rng.random() < 0.6 else sample
+    ends = [rng.uniform(0.1, 3), rng.uniform(96, 99.9)]
+    low, high = np.percentile(ground, ends, axis=0 if rng.random() < 0.5 else None)
+    low = low * rng.uniform(0.6, 1)
+    image = (image - low) / np.maximum(high - low, 0.04) * rng.uniform(0.4, 1.05)
+    return np.clip(image, 0, 1) ** rng.uniform(0.6, 1.1)
+
+
+def _haze(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """A thin veil, of which the label says nothing."""
+    veil = np.clip(0.08 + 0.04 * _noise(image.shape[0], rng), 0, 0.15) * rng.uniform(0.3, 1)
+    return image * (1 - veil[..., None]) + veil[..., None] * min(1.0, float(image.max()))
+
+
+def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Other saturation, noise, blur, JPEG."""
+    if rng.random() < 0.3:
+        grey = image.mean(axis=-1, keepdims=True)
+        image = grey + (image - grey) * rng.uniform(0.6, 1.4)
+    if rng.random() < 0.3:
+        image = image + rng.standard_normal(image.shape, "float32") * rng.uniform(0, 0.02)
+    if rng.random() < 0.25:
+        picture = Image.fromarray((np.clip(image, 0, 1) * 255).round().astype("uint8"))
+        if rng.random() < 0.5:
+            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.2)))
+        else:
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=int(rng.integers(50, 96)))
+            picture = Image.open(file)
+        image = np.asarray(picture, "float32") / 255
+    return image
+
+
+def _nodata_edge(
+    image: Pixels, label: Labels, rng: np.random.Generator
+) -> tuple[Pixels, Labels]:
+    """A scene's edge, filled as `predict` fills nodata, and not scored."""
+    size = label.shape[0]
+    y, x = np.mgrid[:size, :size] - rng.integers(size // 6, size - size // 6, size=(2, 1, 1))
+    angle = rng.uniform(0, 2 * np.pi)
+    valid = y * np.sin(angle) + x * np.cos(angle) < rng.uniform(0, size / 3)
+    if not valid.any():
+        return image, label
+    filled = fill_nodata(np.clip(image * 255, 0, 255).astype("float32"), valid) / 255
+    return filled, np.where(valid, label, NODATA).astype("uint8")
+
+
+def _noise(size: int, rng: np.random.Generator) -> Pixels:
+    """A patch of fractal noise, mean 0 and deviation 1 over its field."""
+    fields = _noise_fields(size * 3 // 2)
+    y, x = rng.integers(fields.shape[1] - size + 1, size=2)
+    return fields[int(rng.integers(len(fields))), y : y + size, x : x + size]
+
+
+@lru_cache(maxsize=2)
+def _noise_fields(side: int, count: int = 64) -> Pixels:
+    """Fields of noise from the grain of small cumulus to that of large decks."""
+    rng = np.random.default_rng(0)
+    f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * side
+    fields = np.empty((count, side, side), "float32")
+    for field in fields:
+        corner, slope = math.exp(rng.uniform(0, 4.2)), rng.uniform(1.7, 2.8)
+        spectrum = (f**2 + corner**2) ** (-slope / 2)
+        noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * spectrum, (side,) * 2)
+        field[:] = (noise - noise.mean()) / noise.std()
+    return fields

@@ -1,0 +1,350 @@
+"""From labelled scenes to batches: chunks are read once a visit, and many patches cut from each.
+
+Nothing is kept of a scene between visits, so that memory does not grow with it. A batch depends on
+the seed and its number only, so that a run can be resumed anywhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from cloudmask.augment import AUGMENTATIONS, Labels, Pixels, Source, matte, patches
+from cloudmask.chunks import Block
+from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
+from cloudmask.fill import fill_nodata
+from cloudmask.manifest import Example
+from cloudmask.scene import open_label, open_scene
+
+PATCHES_PER_VISIT = 4
+ROUND = 8
+"""Batches that are shuffled together; a run can be resumed after each."""
+_READERS = 2
+"""Visits made at the same time."""
+_MATTES = 48
+"""Real clouds kept to be pasted, a quarter of a megabyte each."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images and labels become pixels and classes."""
+
+    scale: float | None = None
+    """Value that maps to 255 in images that are not uint8 and have none in the manifest."""
+    stretch: float | None = None
+    """Or: percentile to clip."""
+    cloud: tuple[int, ...] = (CLOUD,)
+    """Values of a label that mean cloud; all others but 255 mean clear."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A window of a labelled image."""
+
+    example: Example
+    rows: tuple[int, int]
+    """First row, and the one after the last."""
+    columns: tuple[int, int]
+    """First column, and the one after the last."""
+    clear: int
+    """Pixels labelled clear."""
+    cloud: int
+    """Pixels labelled cloud."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How patches are drawn from chunks."""
+
+    size: int = 256
+    """Height and width of a patch."""
+    batch_size: int = 32
+    """Patches of a batch."""
+    seed: int = 0
+    """Of everything random."""
+    augment: tuple[str, ...] = AUGMENTATIONS
+    """What is done to patches."""
+    mix: tuple[tuple[str, float], ...] = ()
+    """How often a set is drawn, for sets that are to differ from 1."""
+
+    @property
+    def visits(self) -> int:
+        """Chunks read for one round of batches."""
+        return self.batch_size * ROUND // PATCHES_PER_VISIT
+
+
+def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) -> list[Chunk]:
+    """Read every label once, check it against its image's header, and count its classes.
+
+    Returns
+    -------
+    list of Chunk
+        Those with at least one scored pixel.
+
+    Raises
+    ------
+    ValueError
+        Image and label differ in shape or grid; a label has values that are not known.
+    """
+    found = []
+    for example in examples:
+        scene, label = _open(example, reading, chunk)
+        _check_pair(example, scene, label)
+        data = da.asarray(label.data)
+        counts = dask.compute(*[dask.delayed(_histogram)(b) for b in data.to_delayed().ravel()])
+        _check_values(example, reading, sum(counts))
+        windows = [
+            (rows, columns)
+            for rows in _bounds(data.chunks[0])
+            for columns in _bounds(data.chunks[1])
+        ]
+        for (rows, columns), count in zip(windows, counts, strict=True):
+            cloud = int(sum(count[value] for value in reading.cloud))
+            clear = int(count[:NODATA].sum()) - cloud
+            if cloud + clear:
+                found.append(Chunk(example, rows, columns, clear, cloud))
+    return found
+
+
+def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
+    """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
+    scene, label = _open(chunk.example, reading, length)
+    window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
+    with dask.config.set(scheduler="synchronous"):
+        pixels = np.moveaxis(scene.isel(window).to_numpy(), 0, -1)
+        values = label.isel(window).to_numpy()
+    valid = np.asarray(np.isfinite(pixels).all(axis=-1))
+    filled = fill_nodata(pixels.astype("float32"), valid) / np.float32(255)
+    classes = np.where(np.isin(values, reading.cloud), CLOUD, CLEAR)
+    classes = np.where((values == NODATA) | ~valid, NODATA, classes).astype("uint8")
+    return Source(filled, classes, chunk.example.gsd)
+
+
+def training_batches(
+    found: Sequence[Chunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
+) -> Any:
+    """Stream augmented batches without end.
+
+    Parameters
+    ----------
+    found : sequence of Chunk
+        Of the training split.
+    reading, sampling
+        How chunks are read, and patches drawn.
+    first_round : int
+        Rounds of `ROUND` batches to leave out, for a run that is resumed.
+
+    Returns
+    -------
+    tf.data.Dataset
+        (batch, size, size, 3) float32 0–255, (batch, size, size, 1) uint8. Holds about four
+        rounds of patches in float16, and the chunks being read.
+    """
+    import tensorflow as tf
+
+    draw = _Draw(found, sampling)
+    mattes = _mattes(draw, reading, sampling) if "paste" in sampling.augment else []
+
+    def visit(number: int) -> tuple[Any, Labels]:
+        rng = np.random.default_rng([sampling.seed, int(number)])
+        chunk, towards_cloud = draw(rng)
+        pixels, labels = patches(
+            read(chunk, reading), PATCHES_PER_VISIT, sampling.size, rng,
+            augment=sampling.augment, mattes=mattes, towards_cloud=towards_cloud,
+        )  # fmt: skip
+        return pixels.astype("float16"), labels
+
+    def read_visit(number: Any) -> Any:
+        pixels, labels = tf.numpy_function(
+            visit, [number], (tf.float16, tf.uint8), stateful=False
+        )
+        shape = (PATCHES_PER_VISIT, sampling.size, sampling.size)
+        return tf.ensure_shape(pixels, (*shape, 3)), tf.ensure_shape(labels, shape)
+
+    def shuffle(number: Any, visited: Any) -> Any:
+        pixels, labels = visited
+        count = sampling.visits * PATCHES_PER_VISIT
+        seed = tf.stack([tf.constant(sampling.seed, tf.int64), number])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed)
+        side = sampling.size
+        pixels = tf.gather(tf.reshape(pixels, (count, side, side, 3)), order)
+        labels = tf.gather(tf.reshape(labels, (count, side, side, 1)), order)
+        return tf.data.Dataset.from_tensor_slices((pixels, labels))
+
+    first = first_round * sampling.visits
+    visited = (
+        tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        .map(read_visit, num_parallel_calls=_READERS, deterministic=True)
+        .prefetch(sampling.visits // 2)
+        .batch(sampling.visits, drop_remainder=True)
+    )
+    rounds = tf.data.Dataset.range(first_round, np.iinfo(np.int64).max)
+    return (
+        tf.data.Dataset.zip((rounds, visited))
+        .flat_map(shuffle)
+        .batch(sampling.batch_size, drop_remainder=True)
+        .map(lambda pixels, labels: (tf.cast(pixels, tf.float32), labels))
+        .prefetch(2)
+    )
+
+
+def validation_patches(
+    found: Sequence[Chunk], reading: Reading, sampling: Sampling, *, limit: int
+) -> tuple[Pixels, Labels]:
+    """Cut patches that stay the same, unchanged, from all sets alike.
+
+    Returns
+    -------
+    pixels : (n, size, size, 3) float16, 0–255
+    labels : (n, size, size, 1) uint8
+        At most `limit` patches, sets taking turns.
+    """
+    size = sampling.size
+    places: dict[str, list[tuple[Chunk, int, int]]] = {}
+    for chunk in found:
+        height, width = (stop - start for start, stop in (chunk.rows, chunk.columns))
+        places.setdefault(chunk.example.set, []).extend(
+            (chunk, y, x)
+            for y in range(0, max(height - size // 2, 1), size)
+            for x in range(0, max(width - size // 2, 1), size)
+        )
+    share = -(-limit // len(places))
+    chosen = []
+    for members in places.values():
+        every = np.linspace(0, len(members) - 1, min(share, len(members))).round().astype(int)
+        chosen.append([members[i] for i in every])
+    turns = [
+        members[i] for i in range(max(map(len, chosen))) for members in chosen if i < len(members)
+    ]
+    made = [_validation_patch(chunk, y, x, size, reading) for chunk, y, x in turns[:limit]]
+    pixels, labels = zip(*made, strict=True)
+    return np.stack(pixels), np.stack(labels)[..., None]
+
+
+def _validation_patch(
+    chunk: Chunk, y: int, x: int, size: int, reading: Reading
+) -> tuple[Any, Labels]:
+    source = read(chunk, reading)
+    height, width = source.label.shape
+    y, x = max(0, min(y, height - size)), max(0, min(x, width - size))
+    window = np.s_[y : y + size, x : x + size]
+    image, label = source.pixels[window], source.label[window]
+    pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]
+    image = np.pad(image, [*pad, (0, 0)], "symmetric")
+    return (image * 255).astype("float16"), np.pad(label, pad, constant_values=NODATA)
+
+
+class _Draw:
+    """Chooses a chunk: first a set, then cloudy or clear, then one of its chunks."""
+
+    def __init__(self, found: Sequence[Chunk], sampling: Sampling):
+        self.sets: dict[str, tuple[list[Chunk], list[Chunk]]] = {}
+        for chunk in found:
+            cloudy, clear = self.sets.setdefault(chunk.example.set, ([], []))
+            if chunk.cloud:
+                cloudy.append(chunk)
+            if chunk.clear:
+                clear.append(chunk)
+        mix = dict(sampling.mix)
+        unknown = mix.keys() - self.sets.keys()
+        if unknown:
+            raise ValueError(
+                f"mix names sets without training images: {', '.join(sorted(unknown))}; "
+                f"there are {', '.join(self.sets)}"
+            )
+        weights = np.array([mix.get(name, 1.0) for name in self.sets])
+        self.weights = weights / weights.sum()
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Chunk, bool]:
+        """A chunk, and whether its patches should lie on cloud."""
+        name = list(self.sets)[int(rng.choice(len(self.sets), p=self.weights))]
+        cloudy, clear = self.sets[name]
+        towards_cloud = bool(cloudy) and (not clear or rng.random() < 0.6)
+        members = cloudy if towards_cloud else clear
+        return members[int(rng.integers(len(members)))], towards_cloud
+
+
+def _mattes(draw: _Draw, reading: Reading, sampling: Sampling) -> list[Pixels]:
+    """Opacities of real clouds, of chunks drawn as in training."""
+    rng = np.random.default_rng([sampling.seed, 2**32])
+    made: list[Pixels] = []
+    for _ in range(8 * _MATTES):
+        chunk, towards_cloud = draw(rng)
+        if towards_cloud and len(made) < _MATTES:
+            pixels, labels = patches(
+                read(chunk, reading), 1, sampling.size, rng, augment=("turn",), towards_cloud=True
+            )
+            found = matte(pixels[0] / 255, labels[0])
+            if found is not None:
+                made.append(found.astype("float32"))
+    return made
+
+
+@lru_cache(maxsize=4096)
+def _open(example: Example, reading: Reading, chunk: int) -> tuple[xr.DataArray, xr.DataArray]:
+    scale = example.scale or reading.scale
+    label = open_label(example.label, chunk=chunk)
+    try:
+        scene = open_scene(example.image, chunk=chunk)
+    except ValueError as error:
+        if "not uint8" not in str(error):
+            raise
+        scene = open_scene(
+            example.image,
+            scale=None if reading.stretch is not None else scale,
+            stretch=reading.stretch,
+            chunk=chunk,
+        )
+    rows, columns = scene.chunks[1:]
+    return scene, label.chunk({"y": rows, "x": columns})
+
+
+def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> None:
+    if label.dtype != np.uint8:
+        raise ValueError(f"{example.label} is {label.dtype}: a label is uint8 (0, 1, 255)")
+    if scene.shape[1:] != label.shape:
+        raise ValueError(
+            f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
+            f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid"
+        )
+    if scene.rio.crs is not None and label.rio.crs is not None:
+        own, other = scene.rio.transform(), label.rio.transform()
+        pixel = max(abs(own.a), abs(own.e))
+        same = all(abs(a - b) < 0.01 * pixel for a, b in zip(own, other, strict=True))
+        if scene.rio.crs != label.rio.crs or not same:
+            raise ValueError(
+                f"{example.label} lies elsewhere than {example.image}: bring them to one grid"
+            )
+
+
+def _check_values(example: Example, reading: Reading, counts: Block) -> None:
+    values = np.flatnonzero(counts)
+    if reading.cloud == (CLOUD,):
+        unknown = [str(v) for v in values if v not in (CLEAR, CLOUD, NODATA)]
+        if unknown:
+            raise ValueError(
+                f"{example.label} has the values {', '.join(unknown)}: a label has 0, 1 and 255; "
+                "say which mean cloud with --cloud VALUES"
+            )
+
+
+def _histogram(block: Block) -> Block:
+    return np.bincount(block.ravel(), minlength=256)
+
+
+def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    ends = np.cumsum([0, *lengths]).tolist()
+    return list(zip(ends[:-1], ends[1:], strict=True))
+
+
+def largest_side(found: Sequence[Chunk]) -> int:
+    """Of any chunk, the shorter side of the chunk where that is longest."""
+    return max(
+        min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in found
+    )
+

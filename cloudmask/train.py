@@ -1,0 +1,327 @@
+"""Train a network on labelled scenes: from a manifest to a model folder that `load_model` takes."""
+
+import json
+import logging
+import platform
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloudmask import network as networks
+from cloudmask.constants import CLEAR, CLOUD
+from cloudmask.dataset import (
+    ROUND,
+    Chunk,
+    Reading,
+    Sampling,
+    index,
+    largest_side,
+    training_batches,
+    validation_patches,
+)
+from cloudmask.losses import beta_of, make_loss
+from cloudmask.manifest import Example, read_examples, select_split
+from cloudmask.models import ARCHITECTURES
+from cloudmask.registry import CloudModel, load_model
+from cloudmask.write import write_json
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
+_VALIDATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; all of it is written to config.json."""
+
+    architecture: str = "unet_vgg16"
+    """Key of `ARCHITECTURES`."""
+    loss: str = "f1"
+    """As for `losses.make_loss`."""
+    epochs: int = 30
+    """Of both phases together."""
+    steps: int | None = None
+    """Batches of an epoch, rounded up to whole rounds; None: as many as cover the images once."""
+    learning_rate: float = 1e-4
+    """Highest; each phase warms up to it and decays by a cosine."""
+    freeze_epochs: int | None = None
+    """First phase, encoder frozen; None: 3 if the encoder comes pretrained, else 0."""
+    patience: int | None = None
+    """Epochs without a better validation loss after which a run stops."""
+    weights: str | None = None
+    """Model to start from, by name or path."""
+    encoder_weights: str | None = None
+    """imagenet, hed or a file: what VGG16's convolutions start from."""
+    precision: str | None = None
+    """Of the network; None: what the machine is fastest at."""
+    validation_patches: int = 256
+    """At most so many patches are validated on after each epoch."""
+    sampling: Sampling = field(default_factory=Sampling)
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        make_loss(self.loss)
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(f"architecture is {self.architecture!r}: choose {known}")
+        if self.weights and self.encoder_weights:
+            raise ValueError("weights and encoder weights are both given: choose one")
+        stride = ARCHITECTURES[self.architecture].window or ARCHITECTURES[self.architecture].stride
+        if self.sampling.size % stride:
+            raise ValueError(
+                f"patch is {self.sampling.size}: {self.architecture} needs a multiple of {stride}"
+            )
+        if not 0 <= self.frozen <= self.epochs or self.epochs < 1:
+            raise ValueError(
+                f"{self.frozen} epochs of {self.epochs} are frozen: give more epochs, or fewer frozen"
+            )
+
+    @property
+    def frozen(self) -> int:
+        """Epochs of the first phase."""
+        if self.freeze_epochs is not None:
+            return self.freeze_epochs
+        return min(3, self.epochs - 1) if self.encoder_weights else 0
+
+
+def train(
+    manifest: str | Path,
+    name: str,
+    recipe: Recipe | None = None,
+    *,
+    runs: str | Path = "runs",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> CloudModel:
+    """Train a network, and keep the weights of the lowest validation loss.
+
+    Parameters
+    ----------
+    manifest : str or Path
+        As for `read_examples`; splits ``train`` and ``val`` are used.
+    name : str
+        Of the run: 3–30 characters of A–Z, a–z, 0–9, _ and full stop.
+    recipe : Recipe, optional
+        Architecture, loss, schedule, sampling.
+    runs : str or Path
+        Folder of the run's folder: config.json, history.json, history.png, logs for TensorBoard,
+        checkpoint, and the model: card.json and NAME.weights.h5.
+    resume : bool
+        Go on after the last finished epoch of a run that was stopped.
+    overwrite : bool
+        Replace a run of this name.
+
+    Returns
+    -------
+    CloudModel
+        What ``load_model(f"{runs}/{name}")`` returns.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, FileExistsError
+        One line that names the value and the cure, before any training.
+    FloatingPointError
+        The loss became NaN; the best weights until then are kept.
+    MemoryError
+        A batch does not fit.
+    """
+    recipe = recipe or Recipe()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"run name is {name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or .")
+    folder = Path(runs) / name
+    config = _config(manifest, recipe)
+    _check_folder(folder, config, resume=resume, overwrite=overwrite)
+    examples = read_examples(manifest)
+    found = {split: _index(examples, split, recipe) for split in ("train", "val")}
+    network = _start(recipe)
+
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    validation = validation_patches(
+        found["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
+    )
+    _fit(network, recipe, found["train"], validation, folder)
+    _export(network, recipe, validation, examples, folder)
+    return load_model(folder)
+
+
+def _check_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("resume and overwrite are both given: choose one")
+    if resume:
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
+        before = json.loads((folder / "config.json").read_text())["recipe"]
+        wanted = json.loads(json.dumps(config["recipe"]))
+        for key, value in before.items():
+            if wanted.get(key) != value:
+                raise ValueError(
+                    f"{folder} was begun with {key} {value}, not {wanted.get(key)}: "
+                    "resume it with the same options"
+                )
+    elif folder.exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} exists: resume it, overwrite it, or choose another name"
+        )
+    elif folder.exists() and not (folder / "config.json").exists():
+        raise FileExistsError(f"{folder} is no run: choose another name")
+
+
+def _config(manifest: str | Path, recipe: Recipe) -> dict[str, Any]:
+    packages = ("cloudmask", "tensorflow", "keras", "numpy", "dask", "rasterio")
+    return {
+        "manifest": str(manifest),
+        "recipe": asdict(recipe),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
+
+
+def _index(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
+    found = index(select_split(examples, split), recipe.reading)
+    if not any(chunk.cloud for chunk in found):
+        raise ValueError(f"no pixel of split {split!r} is cloud: label some, or check the labels")
+    if largest_side(found) < recipe.sampling.size:
+        raise ValueError(
+            f"patch is {recipe.sampling.size}, every image of split {split!r} is smaller: "
+            f"give at most {largest_side(found)}"
+        )
+    return found
+
+
+def _start(recipe: Recipe) -> Any:
+    """The network with the weights that it starts from."""
+    networks.start_tensorflow()
+    import keras
+
+    from cloudmask.models.encoder import encoder_file, read_encoder
+
+    base = load_model(recipe.weights) if recipe.weights else None
+    if base is not None and base.architecture != recipe.architecture:
+        raise ValueError(
+            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}"
+        )
+    encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
+    keras.utils.set_random_seed(recipe.sampling.seed)
+    import tensorflow as tf
+
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+    with strategy.scope():
+        precision = recipe.precision or networks.choose_precision()
+        network = networks.build_network(recipe.architecture, precision)
+    logger.info("%s trains in %s", recipe.architecture, precision)
+    if base is not None:
+        networks.read_weights(network, Path(base.path))
+    if encoder is not None:
+        read_encoder(network, encoder)
+    return network
+
+
+def _fit(
+    network: Any,
+    recipe: Recipe,
+    found: Sequence[Chunk],
+    validation: tuple[Any, Any],
+    folder: Path,
+) -> None:
+    import tensorflow as tf
+
+    from cloudmask.fitting import Phase, Schedule, fit
+
+    steps = _steps(recipe, found)
+    schedule = Schedule(
+        steps,
+        recipe.learning_rate,
+        recipe.patience,
+        ARCHITECTURES[recipe.architecture].encoder,
+        recipe.sampling.seed,
+    )
+    phases = [Phase(0, recipe.frozen, True), Phase(recipe.frozen, recipe.epochs, False)]
+    logger.info(
+        "%d chunks of %d images, %d epochs of %d batches of %d",
+        len(found), len({chunk.example for chunk in found}), recipe.epochs, steps,
+        recipe.sampling.batch_size,
+    )  # fmt: skip
+
+    def batches(first_epoch: int) -> Any:
+        first_round = first_epoch * steps // ROUND
+        return training_batches(found, recipe.reading, recipe.sampling, first_round=first_round)
+
+    fixed = (
+        tf.data.Dataset.from_tensor_slices(validation)
+        .batch(_VALIDATION_BATCH)
+        .map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+    )
+    try:
+        for phase in phases:
+            if phase.first < phase.last:
+                fit(network, phase, schedule, make_loss(recipe.loss), batches, fixed, folder)
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(
+            f"a batch of {recipe.sampling.batch_size} does not fit in memory: lower the batch size"
+        ) from error
+
+
+def _steps(recipe: Recipe, found: Sequence[Chunk]) -> int:
+    """Batches of an epoch, in whole rounds, so that a run can be resumed after each epoch."""
+    patch = recipe.sampling.size**2 * recipe.sampling.batch_size
+    steps = recipe.steps or sum(chunk.clear + chunk.cloud for chunk in found) / patch
+    return max(1, round(steps / ROUND)) * ROUND
+
+
+def _export(
+    network: Any,
+    recipe: Recipe,
+    validation: tuple[Any, Any],
+    examples: Sequence[Example],
+    folder: Path,
+) -> None:
+    """Write the model: its weights in float16, and its card with the threshold of these."""
+    weights = folder / f"{folder.name}.weights.h5"
+    networks.write_weights(network, weights, half=True)
+    networks.read_weights(network, weights)
+    gsds = [example.gsd for example in examples if example.split == "train" and example.gsd]
+    sets = Counter(example.set for example in examples if example.split == "train")
+    write_json(
+        folder / "card.json",
+        {
+            "summary": f"{recipe.architecture} trained with loss {recipe.loss}",
+            "architecture": recipe.architecture,
+            "file": weights.name,
+            "sha256": networks.file_sha256(weights),
+            "threshold": _best_threshold(network, validation, beta_of(recipe.loss)),
+            "gsd": float(np.median(gsds)) if gsds else None,
+            "gsd_range": [min(gsds), max(gsds)] if gsds else None,
+            "trained": f"{recipe.epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
+            "training_data": [{"set": name, "tiles": count} for name, count in sets.items()],
+        },
+    )
+
+
+def _best_threshold(network: Any, validation: tuple[Any, Any], beta: float) -> float:
+    """Of 0.05 … 0.95, the one with the best F-beta on the validation patches."""
+    pixels, label = validation
+    probability = np.concatenate(
+        [
+            network(pixels[i : i + _VALIDATION_BATCH].astype("float32"), training=False).numpy()
+            for i in range(0, len(pixels), _VALIDATION_BATCH)
+        ]
+    )
+    cloud, clear = label == CLOUD, label == CLEAR
+
+    def f_beta(threshold: float) -> float:
+        says = probability >= threshold
+        found, missed, false = (says & cloud).sum(), (~says & cloud).sum(), (says & clear).sum()
+        return float((1 + beta**2) * found / ((1 + beta**2) * found + beta**2 * missed + false))
+
+    return max((step / 20 for step in range(1, 20)), key=f_beta)

@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	mkdir -p demo
 	$(BIN)/cloudmask sample demo/scene.tif --size 2000 3000 --overwrite
 	$(BIN)/cloudmask segment demo/scene.tif demo/mask.tif --quicklook demo/picture.png --overwrite
-	$(BIN)/cloudmask score demo/mask.tif demo/scene_label.tif
+	$(BIN)/cloudmask evaluate demo/mask.tif demo/scene_label.tif
 	@echo "mask: demo/mask.tif   picture: demo/picture.png"
 
 test: $(VENV)/installed-dev

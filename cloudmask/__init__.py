@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cloudmask.evaluation import evaluate, evaluate_model
+    from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
     from cloudmask.predict import predict, segment
     from cloudmask.registry import CloudModel, list_models, load_model
-    from cloudmask.report import cloud_cover, evaluate, quicklook
+    from cloudmask.report import cloud_cover, quicklook
     from cloudmask.resample import enlarge
     from cloudmask.sample import write_sample
     from cloudmask.scene import open_label, open_scene, open_valid
@@ -23,6 +25,7 @@ __all__ = [
     "cloud_cover",
     "enlarge",
     "evaluate",
+    "evaluate_model",
     "list_models",
     "load_model",
     "open_label",
@@ -30,6 +33,7 @@ __all__ = [
     "open_valid",
     "predict",
     "quicklook",
+    "read_examples",
     "segment",
     "threshold",
     "train",
@@ -44,7 +48,8 @@ _HOME = {
     "Recipe": "train",
     "cloud_cover": "report",
     "enlarge": "resample",
-    "evaluate": "report",
+    "evaluate": "evaluation",
+    "evaluate_model": "evaluation",
     "list_models": "registry",
     "load_model": "registry",
     "open_label": "scene",
@@ -52,6 +57,7 @@ _HOME = {
     "open_valid": "scene",
     "predict": "predict",
     "quicklook": "report",
+    "read_examples": "manifest",
     "segment": "predict",
     "threshold": "mask",
     "train": "train",

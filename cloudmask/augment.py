@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 
-Pixels = NDArray[np.float32]
-Labels = NDArray[np.uint8]
+Pixels = NDArray[Any]
+Labels = NDArray[Any]
 
 AUGMENTATIONS = ("turn", "scale", "radiometry", "haze", "sea", "paste", "degrade", "nodata")
 """What can be done to a patch; all of it is by default."""
@@ -148,9 +148,7 @@ def _cut(
         x = at % width - int(rng.integers(side // 8, 7 * side // 8 + 1))
     else:
         y, x = (int(rng.integers(max(length - side, 0) + 1)) for length in (height, width))
-    y, x = (
-        min(max(v, 0), max(n - side, 0)) for v, n in zip((y, x), (height, width), strict=True)
-    )
+    y, x = (min(max(v, 0), max(n - side, 0)) for v, n in zip((y, x), (height, width), strict=True))
     window = np.s_[y : y + side, x : x + side]
     image, label = source.pixels[window], source.label[window]
     if scale != 1:
@@ -212,8 +210,8 @@ def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def _real_cloud(mattes: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
-    opacity, _ = _turn(*(mattes[int(rng.integers(len(mattes)))],) * 2, rng)
-    return opacity.astype("float32")
+    chosen = mattes[int(rng.integers(len(mattes)))]
+    return _turn(chosen, chosen, rng)[0]
 
 
 def _lay_sea(image: Pixels, dark: bool, rng: np.random.Generator) -> Pixels:
@@ -289,9 +287,7 @@ def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
     return image
 
 
-def _nodata_edge(
-    image: Pixels, label: Labels, rng: np.random.Generator
-) -> tuple[Pixels, Labels]:
+def _nodata_edge(image: Pixels, label: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
     """A scene's edge, filled as `predict` fills nodata, and not scored."""
     size = label.shape[0]
     y, x = np.mgrid[:size, :size] - rng.integers(size // 6, size - size // 6, size=(2, 1, 1))
@@ -319,6 +315,8 @@ def _noise_fields(side: int, count: int = 64) -> Pixels:
     for field in fields:
         corner, slope = math.exp(rng.uniform(0, 4.2)), rng.uniform(1.7, 2.8)
         spectrum = (f**2 + corner**2) ** (-slope / 2)
-        noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * spectrum, (side,) * 2)
+        noise = np.fft.irfft2(
+            np.fft.rfft2(rng.standard_normal((side, side))) * spectrum, (side,) * 2
+        )
         field[:] = (noise - noise.mean()) / noise.std()
     return fields

@@ -136,6 +136,24 @@ def _scene_options(command: Any) -> Any:
     return command
 
 
+def _reading_options(command: Any) -> Any:
+    """Options that say how images of a manifest and their labels are read."""
+    for option in reversed(
+        [
+            click.option(
+                "--scale", type=float, help="Value that maps to 255 in images that are not uint8."
+            ),
+            click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
+            click.option(
+                "--cloud", type=_Numbers(), default=(1,),
+                help="Values of a label that mean cloud; all others but 255 are clear.",
+            ),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("scene")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -270,21 +288,85 @@ def sample(out: Path, size: tuple[int, int], seed: int, striped: bool, overwrite
 
 
 @cli.command()
-@click.argument("mask", type=click.Path(exists=True))
-@click.argument("label", type=click.Path(exists=True))
+@click.argument("what", metavar="MODEL|MASK")
+@click.argument("against", metavar="MANIFEST|LABEL")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
+)
+@click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
+@_reading_options
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def score(mask: str, label: str, as_json: bool) -> None:
-    """Compare MASK with LABEL (0 clear, 1 cloud, 255 not counted) on the same grid."""
+@click.option("--overwrite", is_flag=True, help="Replace the folder.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def evaluate(
+    what: str,
+    against: str,
+    split: str,
+    threshold: float | None,
+    precision: str | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL."""
+    from cloudmask.evaluation import check_folder, evaluate_model, write_evaluation
+    from cloudmask.labelled import Reading
+    from cloudmask.manifest import read_examples, select_split
+    from cloudmask.mask import check_threshold
+    from cloudmask.progress import CountProgress
+    from cloudmask.registry import load_model
+
+    as_json, overwrite, quiet = (options.pop(key) for key in ("as_json", "overwrite", "quiet"))
+    _log(quiet=quiet)
+    if threshold is not None:
+        check_threshold(threshold)
+    if what.lower().endswith((".tif", ".tiff", ".png", ".zarr")):
+        _evaluate_mask(what, against, 0.5 if threshold is None else threshold, as_json=as_json)
+        return
+    model = load_model(what, precision=precision)
+    reading = Reading(**options)
+    examples = select_split(read_examples(against), split)
+    if out is not None:
+        check_folder(out, overwrite=overwrite)
+    with CountProgress(f"{model.name} on {split}", len(examples), quiet=quiet) as progress:
+        evaluation = evaluate_model(
+            model, examples, reading, threshold=threshold, done=progress.step
+        )
+    if out is not None:
+        write_evaluation(evaluation, out, model=model, reading=reading, overwrite=overwrite)
+    facts = {"model": model.name, "model_sha256": model.sha256, "split": split} | evaluation.facts()
+    if as_json:
+        _print_json(facts)
+    elif not quiet:
+        print(f"{model.name} on {split} of {against}, threshold {evaluation.threshold:g}")
+        print(f"{'set':20} {'scenes':>6} " + " ".join(f"{key:>11}" for key in _SHOWN))
+        for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
+            values = " ".join(f"{_percent(scores[key]):>11}" for key in _SHOWN)
+            print(f"{name:20} {scores['scenes']:6} {values}")
+
+
+_SHOWN = ("precision", "recall", "f1", "f2", "iou", "brier", "false_cloud")
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _evaluate_mask(mask: str, label: str, threshold: float, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from cloudmask.report import evaluate
+    from cloudmask.evaluation import evaluate
     from cloudmask.scene import open_label
 
-    scores = evaluate(open_label(mask), open_label(label))
+    scores = evaluate(open_label(mask), open_label(label), threshold=threshold)
     if as_json:
         _print_json(asdict(scores))
     else:
-        print(f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}")
+        print(
+            f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
+            f"F2 {scores.f2:.3f}, IoU {scores.iou:.3f}"
+        )
 
 
 @cli.command()
@@ -292,7 +374,9 @@ def score(mask: str, label: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--architecture", default="unet_vgg16", show_default=True)
 @click.option(
-    "--loss", default="f1", show_default=True,
+    "--loss",
+    default="f1",
+    show_default=True,
     help="f1, f2, fbeta:B, bce, dice, jaccard, or a sum such as bce+f2.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
@@ -300,13 +384,15 @@ def score(mask: str, label: str, as_json: bool) -> None:
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True)
 @click.option(
-    "--freeze-epochs", type=click.IntRange(min=0),
+    "--freeze-epochs",
+    type=click.IntRange(min=0),
     help="Epochs that a pretrained encoder keeps its weights; default: 3.",
 )
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
 @click.option("--weights", metavar="NAME|PATH", help="Model to fine-tune.")
 @click.option(
-    "--encoder-weights", metavar="imagenet|hed|PATH|none",
+    "--encoder-weights",
+    metavar="imagenet|hed|PATH|none",
     help="Where a VGG16 encoder starts; default: imagenet for a U-Net that starts afresh.",
 )
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
@@ -314,12 +400,11 @@ def score(mask: str, label: str, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--mix", type=_Mix(), default=(), help="How often sets are drawn; default: alike.")
 @click.option(
-    "--augment", metavar="LIST",
+    "--augment",
+    metavar="LIST",
     help="Of turn,scale,radiometry,haze,sea,paste,degrade,nodata; default: all; none.",
 )
-@click.option("--scale", type=float, help="Value that maps to 255 in images that are not uint8.")
-@click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to clip.")
-@click.option("--cloud", type=_Numbers(), default=(1,), help="Values of a label that mean cloud.")
+@_reading_options
 @click.option("--validation-patches", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True)
@@ -333,7 +418,8 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     images/ and labels/. `cloudmask segment --model RUNS/NAME` takes the result.
     """
     from cloudmask.augment import AUGMENTATIONS
-    from cloudmask.dataset import Reading, Sampling
+    from cloudmask.dataset import Sampling
+    from cloudmask.labelled import Reading
     from cloudmask.train import Recipe
     from cloudmask.train import train as run
 
@@ -351,7 +437,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         augment=AUGMENTATIONS if augment is None else _words(augment, AUGMENTATIONS),
         mix=options.pop("mix"),
     )
-    reading = Reading(options.pop("scale"), options.pop("stretch"), options.pop("cloud"))
+    reading = Reading(**{key: options.pop(key) for key in ("scale", "stretch", "cloud")})
     where = {key: options.pop(key) for key in ("runs", "resume", "overwrite")}
     recipe = Recipe(
         **options,

@@ -6,20 +6,13 @@ the seed and its number only, so that a run can be resumed anywhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
-import xarray as xr
 
-from cloudmask.augment import AUGMENTATIONS, Labels, Pixels, Source, matte, patches
-from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
-from cloudmask.fill import fill_nodata
-from cloudmask.manifest import Example
-from cloudmask.scene import open_label, open_scene
+from cloudmask.augment import AUGMENTATIONS, Labels, Pixels, matte, patches
+from cloudmask.constants import NODATA
+from cloudmask.labelled import Chunk, Reading, read
 
 PATCHES_PER_VISIT = 4
 ROUND = 8
@@ -28,33 +21,6 @@ _READERS = 2
 """Visits made at the same time."""
 _MATTES = 48
 """Real clouds kept to be pasted, a quarter of a megabyte each."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How images and labels become pixels and classes."""
-
-    scale: float | None = None
-    """Value that maps to 255 in images that are not uint8 and have none in the manifest."""
-    stretch: float | None = None
-    """Or: percentile to clip."""
-    cloud: tuple[int, ...] = (CLOUD,)
-    """Values of a label that mean cloud; all others but 255 mean clear."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A window of a labelled image."""
-
-    example: Example
-    rows: tuple[int, int]
-    """First row, and the one after the last."""
-    columns: tuple[int, int]
-    """First column, and the one after the last."""
-    clear: int
-    """Pixels labelled clear."""
-    cloud: int
-    """Pixels labelled cloud."""
 
 
 @dataclass(frozen=True)
@@ -76,53 +42,6 @@ class Sampling:
     def visits(self) -> int:
         """Chunks read for one round of batches."""
         return self.batch_size * ROUND // PATCHES_PER_VISIT
-
-
-def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) -> list[Chunk]:
-    """Read every label once, check it against its image's header, and count its classes.
-
-    Returns
-    -------
-    list of Chunk
-        Those with at least one scored pixel.
-
-    Raises
-    ------
-    ValueError
-        Image and label differ in shape or grid; a label has values that are not known.
-    """
-    found = []
-    for example in examples:
-        scene, label = _open(example, reading, chunk)
-        _check_pair(example, scene, label)
-        data = da.asarray(label.data)
-        counts = dask.compute(*[dask.delayed(_histogram)(b) for b in data.to_delayed().ravel()])
-        _check_values(example, reading, sum(counts))
-        windows = [
-            (rows, columns)
-            for rows in _bounds(data.chunks[0])
-            for columns in _bounds(data.chunks[1])
-        ]
-        for (rows, columns), count in zip(windows, counts, strict=True):
-            cloud = int(sum(count[value] for value in reading.cloud))
-            clear = int(count[:NODATA].sum()) - cloud
-            if cloud + clear:
-                found.append(Chunk(example, rows, columns, clear, cloud))
-    return found
-
-
-def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
-    """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
-    scene, label = _open(chunk.example, reading, length)
-    window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
-    with dask.config.set(scheduler="synchronous"):
-        pixels = np.moveaxis(scene.isel(window).to_numpy(), 0, -1)
-        values = label.isel(window).to_numpy()
-    valid = np.asarray(np.isfinite(pixels).all(axis=-1))
-    filled = fill_nodata(pixels.astype("float32"), valid) / np.float32(255)
-    classes = np.where(np.isin(values, reading.cloud), CLOUD, CLEAR)
-    classes = np.where((values == NODATA) | ~valid, NODATA, classes).astype("uint8")
-    return Source(filled, classes, chunk.example.gsd)
 
 
 def training_batches(
@@ -160,9 +79,7 @@ def training_batches(
         return pixels.astype("float16"), labels
 
     def read_visit(number: Any) -> Any:
-        pixels, labels = tf.numpy_function(
-            visit, [number], (tf.float16, tf.uint8), stateful=False
-        )
+        pixels, labels = tf.numpy_function(visit, [number], (tf.float16, tf.uint8), stateful=False)
         shape = (PATCHES_PER_VISIT, sampling.size, sampling.size)
         return tf.ensure_shape(pixels, (*shape, 3)), tf.ensure_shape(labels, shape)
 
@@ -283,68 +200,3 @@ def _mattes(draw: _Draw, reading: Reading, sampling: Sampling) -> list[Pixels]:
             if found is not None:
                 made.append(found.astype("float32"))
     return made
-
-
-@lru_cache(maxsize=4096)
-def _open(example: Example, reading: Reading, chunk: int) -> tuple[xr.DataArray, xr.DataArray]:
-    scale = example.scale or reading.scale
-    label = open_label(example.label, chunk=chunk)
-    try:
-        scene = open_scene(example.image, chunk=chunk)
-    except ValueError as error:
-        if "not uint8" not in str(error):
-            raise
-        scene = open_scene(
-            example.image,
-            scale=None if reading.stretch is not None else scale,
-            stretch=reading.stretch,
-            chunk=chunk,
-        )
-    rows, columns = scene.chunks[1:]
-    return scene, label.chunk({"y": rows, "x": columns})
-
-
-def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> None:
-    if label.dtype != np.uint8:
-        raise ValueError(f"{example.label} is {label.dtype}: a label is uint8 (0, 1, 255)")
-    if scene.shape[1:] != label.shape:
-        raise ValueError(
-            f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
-            f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid"
-        )
-    if scene.rio.crs is not None and label.rio.crs is not None:
-        own, other = scene.rio.transform(), label.rio.transform()
-        pixel = max(abs(own.a), abs(own.e))
-        same = all(abs(a - b) < 0.01 * pixel for a, b in zip(own, other, strict=True))
-        if scene.rio.crs != label.rio.crs or not same:
-            raise ValueError(
-                f"{example.label} lies elsewhere than {example.image}: bring them to one grid"
-            )
-
-
-def _check_values(example: Example, reading: Reading, counts: Block) -> None:
-    values = np.flatnonzero(counts)
-    if reading.cloud == (CLOUD,):
-        unknown = [str(v) for v in values if v not in (CLEAR, CLOUD, NODATA)]
-        if unknown:
-            raise ValueError(
-                f"{example.label} has the values {', '.join(unknown)}: a label has 0, 1 and 255; "
-                "say which mean cloud with --cloud VALUES"
-            )
-
-
-def _histogram(block: Block) -> Block:
-    return np.bincount(block.ravel(), minlength=256)
-
-
-def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    ends = np.cumsum([0, *lengths]).tolist()
-    return list(zip(ends[:-1], ends[1:], strict=True))
-
-
-def largest_side(found: Sequence[Chunk]) -> int:
-    """Of any chunk, the shorter side of the chunk where that is longest."""
-    return max(
-        min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in found
-    )
-

@@ -1,4 +1,4 @@
-"""The epochs of a training run: two phases, a checkpoint after each epoch, the best weights kept."""
+"""The epochs of a training run: two phases, a checkpoint after each, the best weights kept."""
 
 import json
 import logging
@@ -122,7 +122,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return json.loads(file.read_text())["epochs"] if file.exists() else []
 
 
-class _Keeper(keras.callbacks.Callback):
+class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
     """Validates the averaged weights, keeps the best, and leaves a checkpoint after each epoch."""
 
     def __init__(self, folder: Path, phase: Phase, schedule: Schedule, examples: tf.data.Dataset):
@@ -143,11 +143,13 @@ class _Keeper(keras.callbacks.Callback):
         """Whether this phase has waited long enough for a lower validation loss."""
         losses = [entry["val_loss"] for entry in self.history[self.phase.first :]]
         patience = None if self.phase.frozen else self.schedule.patience
-        return patience is not None and bool(losses) and (
-            len(losses) - 1 - losses.index(min(losses)) >= patience
+        return (
+            patience is not None
+            and bool(losses)
+            and (len(losses) - 1 - losses.index(min(losses)) >= patience)
         )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, _logs: Any = None) -> None:
         """Dropout repeats after a resume only if its state follows from the epoch."""
         self.began = self.said = time.monotonic()
         self.epoch = epoch
@@ -168,7 +170,7 @@ class _Keeper(keras.callbacks.Callback):
                 self.epoch + 1, batch + 1, self.schedule.steps, logs["loss"],
             )  # fmt: skip
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, _logs: Any = None) -> None:
         """Put the averaged weights in."""
         self.raw = [variable.numpy() for variable in self.model.trainable_variables]
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)

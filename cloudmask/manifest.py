@@ -82,9 +82,7 @@ def _read_csv(path: Path) -> list[Example]:
             raise ValueError(
                 f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}"
             )
-        examples = [
-            _example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader
-        ]
+        examples = [_example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader]
     if not examples:
         raise ValueError(f"{path} lists no image")
     return examples

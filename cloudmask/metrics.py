@@ -8,7 +8,7 @@ from keras import ops
 from cloudmask.constants import CLOUD, NODATA
 
 
-class CloudScores(keras.metrics.Metric):
+class CloudScores(keras.metrics.Metric):  # type: ignore[misc]  # keras is untyped
     """Precision, recall, F1, F2 and IoU at probability 0.5, over all scored pixels so far."""
 
     def __init__(self, name: str = "scores"):

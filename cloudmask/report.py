@@ -1,4 +1,4 @@
-"""What a mask says: the share of cloud, how well it agrees with a label, and a picture."""
+"""What a mask says: the share of cloud, and a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,52 +56,6 @@ def cloud_cover(mask: xr.DataArray) -> CloudCover:
     data = da.asarray(mask.data)
     counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)))
     return CloudCover(*(int(count) for count in counts))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Agreement of a mask with a label, over pixels that are valid in both."""
-
-    precision: float
-    """Share of the cloud found that is cloud."""
-    recall: float
-    """Share of the cloud that was found."""
-    f1: float
-    """Harmonic mean of precision and recall."""
-
-
-def evaluate(mask: xr.DataArray, label: xr.DataArray) -> Scores:
-    """Compare a mask with a label of the same shape; computes both, chunk by chunk.
-
-    Parameters
-    ----------
-    mask, label : (y, x) DataArray
-        uint8: 0 clear, 1 cloud, 255 not counted.
-
-    Returns
-    -------
-    Scores
-        NaN where there is nothing to divide by.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ, or one is a probability.
-    """
-    _check_masks(mask, label)
-    if mask.shape != label.shape:
-        raise ValueError(f"the mask is {mask.shape}, the label {label.shape}: give one grid")
-    found, true = da.asarray(mask.data), da.asarray(label.data)
-    both, false, missed = dask.compute(
-        ((found == CLOUD) & (true == CLOUD)).sum(),
-        ((found == CLOUD) & (true == CLEAR)).sum(),
-        ((found == CLEAR) & (true == CLOUD)).sum(),
-    )
-    return Scores(
-        precision=_ratio(both, both + false),
-        recall=_ratio(both, both + missed),
-        f1=_ratio(2 * both, 2 * both + false + missed),
-    )
 
 
 def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None:
@@ -171,7 +125,3 @@ def _check_masks(*arrays: xr.DataArray) -> None:
     for array in arrays:
         if array.dtype.kind == "f":
             raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
-
-
-def _ratio(part: int, whole: int) -> float:
-    return float(part / whole) if whole else float("nan")

@@ -16,16 +16,8 @@ import numpy as np
 
 from cloudmask import network as networks
 from cloudmask.constants import CLEAR, CLOUD
-from cloudmask.dataset import (
-    ROUND,
-    Chunk,
-    Reading,
-    Sampling,
-    index,
-    largest_side,
-    training_batches,
-    validation_patches,
-)
+from cloudmask.dataset import ROUND, Sampling, training_batches, validation_patches
+from cloudmask.labelled import Chunk, Reading, index, largest_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
@@ -81,7 +73,7 @@ class Recipe:
             )
         if not 0 <= self.frozen <= self.epochs or self.epochs < 1:
             raise ValueError(
-                f"{self.frozen} epochs of {self.epochs} are frozen: give more epochs, or fewer frozen"
+                f"{self.frozen} epochs of {self.epochs} are frozen: give more, or freeze fewer"
             )
 
     @property
@@ -150,7 +142,10 @@ def train(
     validation = validation_patches(
         found["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
-    _fit(network, recipe, found["train"], validation, folder)
+    try:
+        _fit(network, recipe, found["train"], validation, folder)
+    finally:
+        _draw(folder)
     _export(network, recipe, validation, examples, folder)
     return load_model(folder)
 
@@ -170,9 +165,7 @@ def _check_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwri
                     "resume it with the same options"
                 )
     elif folder.exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} exists: resume it, overwrite it, or choose another name"
-        )
+        raise FileExistsError(f"{folder} exists: resume it, overwrite it, or choose another name")
     elif folder.exists() and not (folder / "config.json").exists():
         raise FileExistsError(f"{folder} is no run: choose another name")
 
@@ -270,6 +263,15 @@ def _fit(
         raise MemoryError(
             f"a batch of {recipe.sampling.batch_size} does not fit in memory: lower the batch size"
         ) from error
+
+
+def _draw(folder: Path) -> None:
+    from cloudmask.fitting import read_history
+    from cloudmask.plots import draw_history
+
+    epochs = read_history(folder)
+    if epochs:
+        draw_history(epochs, folder / "history.png")
 
 
 def _steps(recipe: Recipe, found: Sequence[Chunk]) -> int:

@@ -30,8 +30,12 @@ ARCHITECTURES = {
     # Measured with unet-f1 on a Landsat and a Sentinel-2 scene, chunked against whole: 96 px leave
     # 0.016, 128 0.007, 160 0.001, 192 0.00005 of a difference in probability, and 224 none.
     "unet_vgg16": Architecture(
-        stride=32, overlap=224, window=None, weights=23_770_769, bytes_per_pixel=1200,
-        encoder="block"
+        stride=32,
+        overlap=224,
+        window=None,
+        weights=23_770_769,
+        bytes_per_pixel=1200,
+        encoder="block",
     ),
     "lite": Architecture(
         stride=32, overlap=160, window=None, weights=3_445_520, bytes_per_pixel=300

@@ -14,7 +14,7 @@ WIDTHS = (48, 96, 160, 224)
 
 
 @keras.saving.register_keras_serializable("cloudmask")
-class _DepthToSpace(layers.Layer):
+class _DepthToSpace(layers.Layer):  # type: ignore[misc]  # keras is untyped
     """(n, y, x, 16) → (n, 4 y, 4 x, 1)."""
 
     def call(self, x):

@@ -4,4 +4,12 @@ from cloudmask.write.output import check_output, replacing, write_json, writing
 from cloudmask.write.raster import write_cog, write_png
 from cloudmask.write.zarr import write_zarr
 
-__all__ = ["check_output", "replacing", "write_cog", "write_json", "write_png", "write_zarr", "writing"]
+__all__ = [
+    "check_output",
+    "replacing",
+    "write_cog",
+    "write_json",
+    "write_png",
+    "write_zarr",
+    "writing",
+]

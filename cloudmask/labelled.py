@@ -1,0 +1,169 @@
+"""Images with their labels: opened lazily, checked, cut into chunks and read chunk by chunk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from cloudmask.augment import Source
+from cloudmask.chunks import Block
+from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
+from cloudmask.fill import fill_nodata
+from cloudmask.manifest import Example
+from cloudmask.scene import describe, open_label, open_scene
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images and labels become pixels and classes."""
+
+    scale: float | None = None
+    """Value that maps to 255 in images that are not uint8 and have none in the manifest."""
+    stretch: float | None = None
+    """Or: percentile to clip."""
+    cloud: tuple[int, ...] = (CLOUD,)
+    """Values of a label that mean cloud; all others but 255 mean clear."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A window of a labelled image."""
+
+    example: Example
+    rows: tuple[int, int]
+    """First row, and the one after the last."""
+    columns: tuple[int, int]
+    """First column, and the one after the last."""
+    clear: int
+    """Pixels labelled clear."""
+    cloud: int
+    """Pixels labelled cloud."""
+
+
+@lru_cache(maxsize=4096)
+def open_pair(
+    example: Example, reading: Reading, chunk: int = CHUNK
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Open an image and its label lazily, in the same chunks.
+
+    Returns
+    -------
+    scene : (band, y, x) DataArray
+        As `open_scene` gives it.
+    label : (y, x) DataArray
+        uint8: 0 clear, 1 cloud, 255 not scored.
+
+    Raises
+    ------
+    ValueError
+        They differ in shape or grid, or the radiometry is not given.
+    """
+    foreign = describe(example.image)["dtype"] != "uint8"
+    scale = example.scale or (reading.scale if foreign else None)
+    if foreign and reading.stretch is not None:
+        scene = open_scene(example.image, stretch=reading.stretch, chunk=chunk)
+    else:
+        scene = open_scene(example.image, scale=scale, chunk=chunk)
+    label = open_label(example.label, chunk=chunk)
+    _check_pair(example, scene, label)
+    _, rows, columns = scene.data.chunks
+    return scene, label.chunk({"y": rows, "x": columns})
+
+
+def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) -> list[Chunk]:
+    """Read every label once, check it against its image's header, and count its classes.
+
+    Returns
+    -------
+    list of Chunk
+        Those with at least one scored pixel.
+
+    Raises
+    ------
+    ValueError
+        Image and label differ in shape or grid; a label has values that are not known.
+    """
+    found = []
+    for example in examples:
+        _, label = open_pair(example, reading, chunk)
+        data = da.asarray(label.data)
+        counts = dask.compute(*[dask.delayed(_histogram)(b) for b in data.to_delayed().ravel()])
+        check_values(example.label, reading, sum(counts))
+        windows = [
+            (rows, columns)
+            for rows in _bounds(data.chunks[0])
+            for columns in _bounds(data.chunks[1])
+        ]
+        for (rows, columns), count in zip(windows, counts, strict=True):
+            cloud = int(sum(count[value] for value in reading.cloud))
+            clear = int(count[:NODATA].sum()) - cloud
+            if cloud + clear:
+                found.append(Chunk(example, rows, columns, clear, cloud))
+    return found
+
+
+def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
+    """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
+    scene, label = open_pair(chunk.example, reading, length)
+    window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
+    with dask.config.set(scheduler="synchronous"):
+        pixels = np.moveaxis(scene.isel(window).to_numpy(), 0, -1)
+        values = label.isel(window).to_numpy()
+    valid = np.asarray(np.isfinite(pixels).all(axis=-1))
+    filled = fill_nodata(pixels.astype("float32"), valid) / np.float32(255)
+    classes = np.where(valid, to_classes(values, reading), np.uint8(NODATA))
+    return Source(filled, classes, chunk.example.gsd)
+
+
+def to_classes(values: Block, reading: Reading) -> Block:
+    """Values of a label as 0, 1 and 255."""
+    classes = np.where(np.isin(values, reading.cloud), CLOUD, CLEAR)
+    return np.where(values == NODATA, NODATA, classes).astype("uint8")
+
+
+def largest_side(found: Sequence[Chunk]) -> int:
+    """Of any chunk, the shorter side of the chunk where that is longest."""
+    return max(
+        min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in found
+    )
+
+
+def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> None:
+    if label.dtype != np.uint8:
+        raise ValueError(f"{example.label} is {label.dtype}: a label is uint8 (0, 1, 255)")
+    if scene.shape[1:] != label.shape:
+        raise ValueError(
+            f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
+            f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid"
+        )
+    if scene.rio.crs is not None and label.rio.crs is not None:
+        own, other = scene.rio.transform(), label.rio.transform()
+        pixel = max(abs(own.a), abs(own.e))
+        same = all(abs(a - b) < 0.01 * pixel for a, b in zip(own, other, strict=True))
+        if scene.rio.crs != label.rio.crs or not same:
+            raise ValueError(
+                f"{example.label} lies elsewhere than {example.image}: bring them to one grid"
+            )
+
+
+def check_values(name: str, reading: Reading, counts: Block) -> None:
+    """Refuse a label whose values say nothing, with a ValueError; `counts` is their histogram."""
+    unknown = [str(v) for v in np.flatnonzero(counts) if v not in (CLEAR, CLOUD, NODATA)]
+    if unknown and reading.cloud == (CLOUD,):
+        raise ValueError(
+            f"{name} has the values {', '.join(unknown)}: a label has 0, 1 and 255; "
+            "say which mean cloud with --cloud VALUES"
+        )
+
+
+def _histogram(block: Block) -> Block:
+    return np.bincount(block.ravel(), minlength=256)
+
+
+def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    return list(pairwise(np.cumsum([0, *lengths]).tolist()))

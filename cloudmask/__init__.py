@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from cloudmask.evaluation import evaluate, evaluate_model
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
-    from cloudmask.predict import predict, segment
+    from cloudmask.prediction import predict, segment
     from cloudmask.registry import CloudModel, list_models, load_model
     from cloudmask.report import cloud_cover, quicklook
     from cloudmask.resample import enlarge
     from cloudmask.sample import write_sample
     from cloudmask.scene import open_label, open_scene, open_valid
-    from cloudmask.train import Recipe, train
+    from cloudmask.training import Recipe, train
     from cloudmask.write import write_cog, write_png, write_zarr
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
 
 _HOME = {
     "CloudModel": "registry",
-    "Recipe": "train",
+    "Recipe": "training",
     "cloud_cover": "report",
     "enlarge": "resample",
     "evaluate": "evaluation",
@@ -55,12 +55,12 @@ _HOME = {
     "open_label": "scene",
     "open_scene": "scene",
     "open_valid": "scene",
-    "predict": "predict",
+    "predict": "prediction",
     "quicklook": "report",
     "read_examples": "manifest",
-    "segment": "predict",
+    "segment": "prediction",
     "threshold": "mask",
-    "train": "train",
+    "train": "training",
     "write_cog": "write",
     "write_png": "write",
     "write_sample": "sample",
@@ -75,7 +75,6 @@ def __getattr__(name: str) -> Any:
         return version("cloudmask")
     if name in _HOME:
         value = getattr(import_module(f"cloudmask.{_HOME[name]}"), name)
-        # `predict` is also a module, which importing has just put here: the function goes on top.
         globals()[name] = value
         return value
     raise AttributeError(f"module 'cloudmask' has no attribute {name!r}")

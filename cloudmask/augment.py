@@ -92,7 +92,7 @@ def patches(
         if "turn" in augment:
             image, label = _turn(image, label, rng)
         if (label == CLOUD).mean() < 0.002:
-            if "sea" in augment and rng.random() < 0.3:
+            if "sea" in augment and rng.random() < 0.45:
                 image = _lay_sea(image, dark, rng)
             if "paste" in augment and rng.random() < 0.5:
                 image, label = _paste_cloud(image, label, dark, mattes, rng)
@@ -221,11 +221,11 @@ def _lay_sea(image: Pixels, dark: bool, rng: np.random.Generator) -> Pixels:
     angle = rng.uniform(0, 2 * np.pi)
     coast = y * np.sin(angle) + x * np.cos(angle) + 0.15 * _noise(size, rng) + rng.uniform(-1, 1)
     cover = np.clip(coast / math.exp(rng.uniform(-4, 0.5)), 0, 1) * min(1, rng.uniform(0.5, 1.6))
-    bright = rng.uniform(0.06, 0.25) if dark else rng.uniform(0.1, 0.6)
-    colour = bright * rng.uniform([0.7, 0.85, 1.03], [1.0, 1.0, 1.25])
-    slope = 1 + rng.uniform(-0.2, 0.2) * y + rng.uniform(-0.2, 0.2) * x
+    bright = rng.uniform(0.06, 0.25) if dark else rng.uniform(0.1, 0.68)
+    colour = bright * rng.uniform([0.7, 0.75, 1.0], [1.0, 1.0, 1.25])
+    slope = 1 + rng.uniform(-0.3, 0.3) * y + rng.uniform(-0.3, 0.3) * x
     glint = rng.standard_normal(y.shape, "float32") * 0.02
-    waves = slope + rng.uniform(0, 0.06) * _noise(size, rng) + glint
+    waves = slope + rng.uniform(0, 0.1) * _noise(size, rng) + glint
     cover = cover[..., None]
     return np.clip(image * (1 - cover) + cover * waves[..., None] * colour, 0, 1)
 

@@ -420,8 +420,8 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     from cloudmask.augment import AUGMENTATIONS
     from cloudmask.dataset import Sampling
     from cloudmask.labelled import Reading
-    from cloudmask.train import Recipe
-    from cloudmask.train import train as run
+    from cloudmask.training import Recipe
+    from cloudmask.training import train as run
 
     _log(quiet=options.pop("quiet"))
     augment, scratch = options.pop("augment"), options.pop("scratch")

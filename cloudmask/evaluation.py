@@ -18,7 +18,7 @@ from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
 from cloudmask.labelled import Reading, check_values, open_pair, to_classes
 from cloudmask.manifest import Example
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
-from cloudmask.predict import Predictor, predict
+from cloudmask.prediction import Predictor, predict
 from cloudmask.scores import (
     Scores,
     Tally,

@@ -8,7 +8,7 @@ import xarray as xr
 
 from cloudmask.mask import check_threshold, threshold
 from cloudmask.plan import Plan
-from cloudmask.predict import predict
+from cloudmask.prediction import predict
 from cloudmask.registry import CloudModel
 from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
 from cloudmask.resample import enlarge, fine_chunks

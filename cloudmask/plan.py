@@ -8,7 +8,7 @@ from cloudmask import chunks
 from cloudmask.constants import CHUNK
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
-from cloudmask.predict import check_overlap
+from cloudmask.prediction import check_overlap
 from cloudmask.registry import CloudModel
 from cloudmask.scene import model_grid, scene_grid
 

@@ -95,13 +95,14 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         "image · label · found blue, missed orange, false magenta, not scored grey", fontsize=10
     )
     axes = figure.subplots(max(1, -(-len(tiles) // 2)), 6, squeeze=False)
-    for axis in axes.ravel():
+    for axis in axes.ravel()[3 * len(tiles) :]:
         axis.set_axis_off()
     for i, tile in enumerate(tiles):
         row, first = divmod(i, 2)
         known = tile.label != NODATA
         label = np.repeat(np.where(known, tile.label * 255, 128)[..., None], 3, axis=2)
-        errors = (tile.pixels * 0.5).astype("uint8")
+        image = _brightened(tile.pixels)
+        errors = (image * 0.5).astype("uint8")
         for colour, at in [
             (_FOUND, (tile.label == CLOUD) & (tile.mask == CLOUD)),
             (_MISSED, (tile.label == CLOUD) & (tile.mask == CLEAR)),
@@ -110,11 +111,18 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         ]:
             errors[at] = (0.4 * errors[at] + 0.6 * np.array(colour)).astype("uint8")
         for axis, picture in zip(
-            axes[row, 3 * first : 3 * first + 3], (tile.pixels, label, errors), strict=True
+            axes[row, 3 * first : 3 * first + 3], (image, label, errors), strict=True
         ):
             axis.imshow(picture.astype("uint8"), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
         axes[row, 3 * first].set_title(tile.title, fontsize=7, loc="left")
     figure.savefig(path, dpi=90, format="png")
+
+
+def _brightened(pixels: Block) -> Block:
+    """A dark picture (raw reflectance) so bright that a person sees it."""
+    brightest = max(1.0, float(np.percentile(pixels, 99.5)))
+    return np.clip(pixels * max(1.0, 255 / brightest), 0, 255).astype("uint8")
 
 
 def draw_history(epochs: Sequence[dict[str, float]], path: Path) -> None:

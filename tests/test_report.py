@@ -1,11 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
 
-from cloudmask import cloud_cover, evaluate, quicklook
+from cloudmask import cloud_cover, quicklook
 from cloudmask.report import quicklook_factor, thin_out
 
 
@@ -24,40 +22,6 @@ def test_cloud_cover_of_nothing_valid_is_unknown_not_zero():
     cover = cloud_cover(plane([[255, 255]]))
     assert cover.cloud_percent is None
     assert cover.nodata_percent == 100
-
-
-def test_evaluate_counts_only_pixels_valid_in_both():
-    #                  hits    false   missed  right   not counted
-    mask = plane([[1, 1, 1, 1, 0, 0, 0, 0, 1, 255, 255, 0]])
-    label = plane([[1, 1, 1, 0, 1, 1, 0, 0, 255, 1, 0, 255]])
-    scores = evaluate(mask.chunk({"x": 5}), label)
-    assert scores.precision == pytest.approx(3 / 4)
-    assert scores.recall == pytest.approx(3 / 5)
-    assert scores.f1 == pytest.approx(6 / 9)
-
-
-@pytest.mark.parametrize(
-    ("mask", "label", "expected"),
-    [
-        ([[1, 0]], [[1, 0]], (1, 1, 1)),
-        ([[1, 0]], [[0, 1]], (0, 0, 0)),
-        ([[0, 0]], [[1, 0]], (math.nan, 0, 0)),
-        ([[1, 0]], [[0, 0]], (0, math.nan, 0)),
-        ([[0, 0]], [[0, 0]], (math.nan, math.nan, math.nan)),
-        ([[255, 255]], [[1, 0]], (math.nan, math.nan, math.nan)),
-    ],
-)
-def test_evaluate_at_the_edges(mask, label, expected):
-    scores = evaluate(plane(mask), plane(label))
-    np.testing.assert_equal((scores.precision, scores.recall, scores.f1), expected)
-
-
-def test_evaluate_refuses_other_shapes_and_probabilities():
-    mask = plane([[0, 1]])
-    with pytest.raises(ValueError, match=r"\(1, 2\), the label \(2, 1\)"):
-        evaluate(mask, plane([[0], [1]]))
-    with pytest.raises(ValueError, match="float32, not a mask"):
-        evaluate(mask.astype("float32"), mask)
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""Labelled images to batches: what is read, how often, and what a batch depends on."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from cloudmask import read_examples
+from cloudmask.dataset import ROUND, Sampling, training_batches, validation_patches
+from cloudmask.labelled import Reading, index, largest_side, read
+from cloudmask.manifest import Example
+
+SMALL = Sampling(size=32, batch_size=4, seed=3)
+
+
+def write(path: Path, values, *, crs="EPSG:32633", west=500_000, **profile) -> None:
+    values = values if values.ndim == 3 else values[None]
+    with rasterio.open(
+        path, "w", driver="GTiff", count=values.shape[0], height=values.shape[1],
+        width=values.shape[2], dtype=values.dtype, crs=crs,
+        transform=from_origin(west, 5_000_000, 10, 10), **profile,
+    ) as dataset:  # fmt: skip
+        dataset.write(values)
+
+
+def example(folder, name="a", *, size=(80, 96), group="all", seed=0, cloud=0.3, **profile):
+    """An image whose brightness tells its label."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random(size) < cloud).astype("uint8")
+    pixels = np.where(label, 200, 50).astype("uint8")[None].repeat(3, axis=0)
+    write(folder / f"{name}.tif", pixels, **profile)
+    write(folder / f"{name}_label.tif", label)
+    return Example(
+        str(folder / f"{name}.tif"), str(folder / f"{name}_label.tif"), "train", name, group
+    )
+
+
+def take(found, count, sampling=SMALL, **options):
+    batches = training_batches(found, Reading(), sampling, **options).take(count)
+    return [(pixels.numpy(), labels.numpy()) for pixels, labels in batches]
+
+
+def test_index_counts_classes_and_leaves_out_what_is_not_scored(tmp_path):
+    one = example(tmp_path)
+    label = rasterio.open(one.label).read(1)
+    label[:10] = 255
+    write(Path(one.label), label)
+    (chunk,) = index([one], Reading())
+    assert (chunk.clear, chunk.cloud) == ((label == 0).sum(), (label == 1).sum())
+    assert largest_side([chunk]) == 80
+    write(Path(one.label), np.full_like(label, 255))
+    from cloudmask.labelled import open_pair
+
+    open_pair.cache_clear()
+    assert index([one], Reading()) == []
+
+
+def test_nodata_of_the_image_is_filled_and_not_scored(tmp_path):
+    one = example(tmp_path, nodata=50)
+    (chunk,) = index([one], Reading())
+    source = read(chunk, Reading())
+    truth = rasterio.open(one.label).read(1)
+    np.testing.assert_array_equal(source.label, np.where(truth == 1, 1, 255))
+    assert source.pixels.min() > 0.7  # filled with the colour around
+
+
+def test_a_large_scene_is_cut_into_chunks_that_are_read_one_at_a_time(tmp_path, monkeypatch):
+    one = example(tmp_path, size=(3000, 2500), tiled=True)
+    from cloudmask.readers import raster
+
+    sizes = []
+    real = raster.RasterReader.read
+
+    def spy(self, grid, rows, columns):
+        sizes.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return real(self, grid, rows, columns)
+
+    monkeypatch.setattr(raster.RasterReader, "read", spy)
+    found = index([one], Reading())
+    assert len(found) >= 6
+    assert sum(chunk.clear + chunk.cloud for chunk in found) == 3000 * 2500
+    assert sizes == []  # labels tell enough
+    take(found, ROUND, Sampling(size=32, batch_size=4, augment=("turn",)))
+    assert max(sizes) <= 1100**2
+    visits = SMALL.batch_size * ROUND // 4
+    assert len(sizes) <= 4 * visits  # read ahead by some visits, not by patches
+
+
+def test_batches_depend_on_the_seed_and_their_number_only(tmp_path):
+    found = index([example(tmp_path, n, seed=i) for i, n in enumerate("abc")], Reading())
+    whole = take(found, 3 * ROUND)
+    assert whole[0][0].shape == (4, 32, 32, 3)
+    assert whole[0][0].dtype == np.float32
+    assert whole[0][1].shape == (4, 32, 32, 1)
+    for (pixels, labels), (again, others) in zip(whole, take(found, 3 * ROUND), strict=True):
+        np.testing.assert_array_equal(pixels, again)
+        np.testing.assert_array_equal(labels, others)
+    resumed = take(found, ROUND, first_round=2)
+    for (pixels, _), (again, _) in zip(whole[2 * ROUND :], resumed, strict=True):
+        np.testing.assert_array_equal(pixels, again)
+    other = take(found, 1, Sampling(size=32, batch_size=4, seed=4))
+    assert (other[0][0] != whole[0][0]).any()
+
+
+def test_sets_are_drawn_alike_or_as_the_mix_says(tmp_path):
+    sets = {"one": 0.1, "two": 0.5, "three": 0.9}
+    examples = [example(tmp_path, "a", group="one", cloud=0)]
+    examples += [example(tmp_path, f"b{i}", group="two", cloud=0) for i in range(9)]
+    for i, one in enumerate(examples):  # brightness tells the set
+        values = np.full((3, 80, 96), 40 if i == 0 else 120, "uint8")
+        write(Path(one.image), values)
+    found = index(examples, Reading())
+
+    def share(mix):
+        sampling = Sampling(size=32, batch_size=16, augment=(), mix=mix)
+        pixels = np.concatenate([p for p, _ in take(found, 2 * ROUND, sampling)])
+        return (pixels.mean(axis=(1, 2, 3)) < 80).mean()
+
+    assert 0.35 < share(()) < 0.65
+    assert share((("one", 9.0),)) > 0.75
+    with pytest.raises(ValueError, match="mix names sets without training images: three"):
+        take(found, 1, Sampling(size=32, batch_size=4, mix=(("three", sets["three"]),)))
+
+
+def test_cloud_is_drawn_more_often_than_it_covers(tmp_path):
+    one = example(tmp_path, size=(800, 800), cloud=0)
+    label = np.zeros((800, 800), "uint8")
+    label[100:120, 100:120] = 1
+    write(Path(one.label), label)
+    sampling = Sampling(size=32, batch_size=16, augment=())
+    labels = np.concatenate([y for _, y in take(index([one], Reading()), ROUND, sampling)])
+    assert (labels == 1).any(axis=(1, 2, 3)).mean() > 0.3
+
+
+def test_validation_patches_are_fixed_and_shared_between_sets(tmp_path):
+    examples = [example(tmp_path, f"a{i}", group="many", seed=i) for i in range(8)]
+    examples += [example(tmp_path, "b", group="few", size=(40, 20))]
+    found = index(examples, Reading())
+    pixels, labels = validation_patches(found, Reading(), SMALL, limit=12)
+    again, _ = validation_patches(found, Reading(), SMALL, limit=12)
+    np.testing.assert_array_equal(pixels, again)
+    assert pixels.shape[1:] == (32, 32, 3)
+    assert 7 <= len(pixels) <= 12
+    scored = (labels != 255).mean(axis=(1, 2, 3))
+    assert Counter(scored.round(2).tolist()) == {1.0: len(pixels) - 1, 0.62: 1}
+    np.testing.assert_array_equal(pixels[0, ..., 0] > 100, labels[0, ..., 0] == 1)
+
+
+def test_a_label_on_another_grid_is_refused(tmp_path):
+    one = example(tmp_path)
+    label = rasterio.open(one.label).read(1)
+    for change, match in [
+        (lambda: write(Path(one.label), label[:, :-1]), "80 × 95 pixels, .*80 × 96"),
+        (lambda: write(Path(one.label), label, west=500_010), "lies elsewhere"),
+        (lambda: write(Path(one.label), label, crs="EPSG:32634"), "lies elsewhere"),
+        (lambda: write(Path(one.label), label.astype("float32")), "is float32: a label is uint8"),
+        (lambda: write(Path(one.label), label * 4 + 1), "has the values 5: .*--cloud VALUES"),
+    ]:
+        change()
+        from cloudmask.labelled import open_pair
+
+        open_pair.cache_clear()
+        with pytest.raises(ValueError, match=match) as caught:
+            index([one], Reading())
+        assert "\n" not in str(caught.value)
+    (chunk,) = index([one], Reading(cloud=(5,)))
+    assert chunk.cloud == (label == 1).sum()
+
+
+def test_a_manifest_of_pictures_feeds_batches(tmp_path):
+    from PIL import Image
+
+    rows = []
+    for i in range(3):
+        Image.fromarray(np.full((50, 60, 3), 80 * i, "uint8")).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((50, 60), int(i == 2), "uint8")).save(tmp_path / f"l{i}.png")
+        rows.append({"image": f"{i}.png", "label": f"l{i}.png", "split": "train"})
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = index(read_examples(tmp_path / "m.csv"), Reading())
+    sampling = Sampling(size=32, batch_size=8, augment=("turn",))
+    for pixels, labels in take(found, ROUND, sampling):
+        bright = pixels.mean(axis=(1, 2, 3)) > 120
+        np.testing.assert_array_equal(bright, (labels == 1).all(axis=(1, 2, 3)))

@@ -1,0 +1,175 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from conftest import FakeModel
+from PIL import Image
+
+from cloudmask import evaluate, evaluate_model, predict, read_examples
+from cloudmask.evaluation import write_evaluation
+from cloudmask.labelled import Reading
+from cloudmask.scene import open_scene
+
+
+def plane(values):
+    return xr.DataArray(np.array(values, "uint8"), dims=("y", "x"), name="mask")
+
+
+def test_evaluate_counts_only_pixels_valid_in_both():
+    #                  hits    false   missed  right   not counted
+    mask = plane([[1, 1, 1, 1, 0, 0, 0, 0, 1, 255, 255, 0]])
+    label = plane([[1, 1, 1, 0, 1, 1, 0, 0, 255, 1, 0, 255]])
+    scores = evaluate(mask.chunk({"x": 5}), label)
+    assert scores.precision == pytest.approx(3 / 4)
+    assert scores.recall == pytest.approx(3 / 5)
+    assert scores.f1 == pytest.approx(6 / 9)
+
+
+@pytest.mark.parametrize(
+    ("mask", "label", "expected"),
+    [
+        ([[1, 0]], [[1, 0]], (1, 1, 1)),
+        ([[1, 0]], [[0, 1]], (0, 0, 0)),
+        ([[0, 0]], [[1, 0]], (math.nan, 0, 0)),
+        ([[1, 0]], [[0, 0]], (0, math.nan, 0)),
+        ([[0, 0]], [[0, 0]], (math.nan, math.nan, math.nan)),
+        ([[255, 255]], [[1, 0]], (math.nan, math.nan, math.nan)),
+    ],
+)
+def test_evaluate_at_the_edges(mask, label, expected):
+    scores = evaluate(plane(mask), plane(label))
+    np.testing.assert_equal((scores.precision, scores.recall, scores.f1), expected)
+
+
+def test_evaluate_refuses_other_shapes_and_labels_that_are_none():
+    mask = plane([[0, 1]])
+    with pytest.raises(ValueError, match=r"\(1, 2\), the label \(2, 1\)"):
+        evaluate(mask, plane([[0], [1]]))
+    with pytest.raises(ValueError, match="the label is float32"):
+        evaluate(mask, mask.astype("float32"))
+    with pytest.raises(ValueError, match="the label has the values 7"):
+        evaluate(mask, plane([[0, 7]]))
+
+
+def test_evaluate_cuts_a_probability_and_leaves_its_nodata_out():
+    probability = plane([[0, 0, 0, 0]]) + np.array([[0.2, 0.6, 0.6, np.nan]], "float32")
+    label = plane([[0, 1, 0, 1]])
+    assert evaluate(probability, label).precision == pytest.approx(1 / 2)
+    assert evaluate(probability, label).recall == 1
+    assert evaluate(probability, label, threshold=0.7).recall == 0
+    squares = (0.2**2 + 0.4**2 + 0.6**2) / 3
+    assert evaluate(probability, label).brier == pytest.approx(squares, rel=1e-6)
+
+
+@pytest.fixture
+def labelled(tmp_path, rng):
+    """Two sets; in the second a large image, whose label disagrees, and one without cloud."""
+    sizes = {"a0": (70, 90), "a1": (64, 64), "b0": (300, 200), "b1": (64, 64)}
+    rows = []
+    for name, (height, width) in sizes.items():
+        pixels = rng.integers(0, 256, (height, width, 1), "uint8").repeat(3, axis=2)
+        pixels[: height // 2] //= 4
+        label = (pixels[..., 0] > 100).astype("uint8")
+        if name == "b0":
+            label = 1 - label
+        if name == "b1":
+            label[:] = 0
+        label[:, :5] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        Image.fromarray(label).save(tmp_path / f"{name}_label.png")
+        rows.append({"image": f"{name}.png", "label": f"{name}_label.png", "split": "test"})
+        rows[-1] |= {"set": name[0], "scene": name}
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "m.csv"
+
+
+def test_a_model_is_scored_by_set_as_by_hand(labelled):
+    examples, model = read_examples(labelled), FakeModel(threshold=0.3)
+    facts = evaluate_model(model, examples).facts()
+    assert list(facts["sets"]) == ["a", "b"]
+    assert facts["threshold"] == model.threshold
+    hits = false = missed = 0
+    for example in examples[:2]:
+        found = predict(open_scene(example.image), model).to_numpy() >= model.threshold
+        label = np.asarray(Image.open(example.label))
+        hits += int((found & (label == 1)).sum())
+        false += int((found & (label == 0)).sum())
+        missed += int((~found & (label == 1)).sum())
+    assert hits > 0
+    assert false > 0
+    assert facts["sets"]["a"]["precision"] == pytest.approx(hits / (hits + false))
+    assert facts["sets"]["a"]["recall"] == pytest.approx(hits / (hits + missed))
+    assert facts["sets"]["b"]["f1"] < facts["sets"]["a"]["f1"]
+    low, high = facts["sets"]["a"]["intervals"]["f1"]
+    assert low <= facts["sets"]["a"]["f1"] <= high
+
+
+def test_false_cloud_is_counted_on_images_without_cloud_only(labelled):
+    examples, model = read_examples(labelled), FakeModel()
+    facts = evaluate_model(model, examples).facts()
+    found = predict(open_scene(examples[3].image), model).to_numpy()[:, 5:] >= model.threshold
+    assert found.any()
+    assert facts["sets"]["b"]["false_cloud"] == pytest.approx(found.mean())
+    assert math.isnan(facts["sets"]["a"]["false_cloud"])
+
+
+def test_the_folder_of_an_evaluation(labelled, tmp_path):
+    model = FakeModel()
+    evaluation = evaluate_model(model, read_examples(labelled), threshold=0.4)
+    assert [example.scene for example in evaluation.worst(1)] == ["b0"]
+    out = tmp_path / "out"
+    write_evaluation(evaluation, out, model=model)
+    assert json.loads((out / "scores.json").read_text())["threshold"] == 0.4
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["set"], row["scene"]) for row in rows] == [
+        ("overall", ""), ("a", ""), ("b", ""), ("a", "a0"), ("a", "a1"), ("b", "b0"), ("b", "b1"),
+    ]  # fmt: skip
+    total = sum(int(row["clear"]) + int(row["cloud"]) for row in rows[3:])
+    assert int(rows[0]["clear"]) + int(rows[0]["cloud"]) == total
+    for name in ("precision_recall.png", "reliability.png", "worst.png"):
+        with Image.open(out / name) as picture:
+            assert np.ptp(np.asarray(picture)) > 100
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_evaluation(evaluation, out, model=model)
+    write_evaluation(evaluation, out, model=model, overwrite=True)
+    (out / "scores.json").unlink()
+    with pytest.raises(FileExistsError, match="no evaluation"):
+        write_evaluation(evaluation, out, model=model, overwrite=True)
+
+
+def test_foreign_labels_are_read_by_value(labelled):
+    example = read_examples(labelled)[0]
+    label = np.asarray(Image.open(example.label)).copy()
+    Image.fromarray(np.where(label == 1, 3, np.where(label == 0, 7, 255)).astype("uint8")).save(
+        example.label
+    )
+    with pytest.raises(ValueError, match=r"a0_label.png has the values 3, 7.*--cloud"):
+        evaluate_model(FakeModel(), [example])
+    scores = evaluate_model(FakeModel(), [example], Reading(cloud=(3,))).facts()["overall"]
+    assert 0 < scores["f1"] < 1
+
+
+def test_uint16_needs_its_scale_before_any_pixel_is_read(make_scene, rng):
+    scene = make_scene(rng.integers(0, 10_000, (3, 64, 64), "uint16"))
+    label = scene.with_name("l.tif")
+    with rasterio.open(scene) as source, rasterio.open(
+        label, "w", driver="GTiff", height=64, width=64, count=1, dtype="uint8",
+        crs=source.crs, transform=source.transform,
+    ) as target:  # fmt: skip
+        target.write(np.ones((1, 64, 64), "uint8"))
+    manifest = scene.with_name("n.csv")
+    manifest.write_text(f"image,label,split,scale\n{scene.name},{label.name},test,\n")
+    with pytest.raises(ValueError, match="uint16, not uint8"):
+        evaluate_model(FakeModel(), read_examples(manifest))
+    whole = evaluate_model(FakeModel(), read_examples(manifest), Reading(scale=10_000))
+    manifest.write_text(f"image,label,split,scale\n{scene.name},{label.name},test,10000\n")
+    from_manifest = evaluate_model(FakeModel(), read_examples(manifest), Reading(scale=65_535))
+    assert whole.tallies[0].squared_error == from_manifest.tallies[0].squared_error

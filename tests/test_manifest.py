@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from cloudmask.manifest import Example, read_examples, select_split
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("a.png", "b.png", "al.png", "bl.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def manifest(folder: Path, text: str) -> Path:
+    path = folder / "m.csv"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_manifest_and_the_rest_has_defaults(files):
+    found = read_examples(
+        manifest(
+            files,
+            "split,image,label,set,gsd_m,scale,scene,notes\n"
+            "train,a.png,al.png,s,30,10000,x,hm\nval,b.png,bl.png,,,,,\n",
+        )
+    )
+    a, b = str(files / "a.png"), str(files / "b.png")
+    assert found == [
+        Example(a, str(files / "al.png"), "train", "x", "s", 30.0, 10000.0),
+        Example(b, str(files / "bl.png"), "val", "b.png", "all", None, None),
+    ]
+    assert select_split(found, "val") == found[1:]
+    with pytest.raises(ValueError, match="no image is in split 'test'"):
+        select_split(found, "test")
+
+
+def test_urls_stay_urls(files):
+    text = "image,label,split\nhttps://x.org/a.tif,https://x.org/l.tif,train\n"
+    assert read_examples(manifest(files, text))[0].image == "https://x.org/a.tif"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("image,split\n", "no column label"),
+        ("", "no column image, label, split"),
+        ("image,label,split\n", "lists no image"),
+        ("image,label,split\na.png,,train\n", "line 2: label is empty"),
+        ("image,label,split\na.png,al.png,valid\n", "line 2: split is 'valid'"),
+        ("image,label,split,gsd\na.png,al.png,val,ten\n", "line 2: gsd is 'ten'"),
+        ("image,label,split,scale\na.png,al.png,val,-1\n", "line 2: scale is '-1'"),
+    ],
+)
+def test_a_wrong_manifest_is_one_line_that_names_the_line(files, text, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        read_examples(manifest(files, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_all_missing_files_are_listed(files):
+    text = "image,label,split\na.png,no1.png,train\nno2.png,bl.png,val\n"
+    with pytest.raises(FileNotFoundError, match=r"2 files.*no1\.png.*no2\.png"):
+        read_examples(manifest(files, text))
+
+
+def test_folders_are_matched_by_name_and_split_by_it(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for i in range(60):
+        (tmp_path / "images" / f"{i}.tif").touch()
+        (tmp_path / "labels" / f"{i}.png").touch()
+    found = read_examples(tmp_path)
+    assert len(found) == 60
+    assert all(Path(e.image).stem == Path(e.label).stem for e in found)
+    assert {e.split for e in found} == {"train", "val"}
+    assert 3 <= len(select_split(found, "val")) <= 24
+    (tmp_path / "images" / "61.tif").touch()  # what was there stays in its split
+    with pytest.raises(ValueError, match="image without label or label without image: 61"):
+        read_examples(tmp_path)
+    (tmp_path / "labels" / "61.png").touch()
+    assert [e for e in read_examples(tmp_path) if not e.image.endswith("61.tif")] == found
+    (tmp_path / "images" / "61.png").touch()
+    with pytest.raises(ValueError, match="two files of one name"):
+        read_examples(tmp_path)
+
+
+def test_what_is_no_manifest(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist"):
+        read_examples(tmp_path / "none.csv")
+    with pytest.raises(FileNotFoundError, match="images does not exist"):
+        read_examples(tmp_path)

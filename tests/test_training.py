@@ -1,0 +1,421 @@
+"""From a manifest to a model that finds clouds: runs, resumes, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from cloudmask import Recipe, load_model, open_label, open_scene, segment, train
+from cloudmask.dataset import Sampling
+from cloudmask.evaluation import evaluate
+from cloudmask.sample import write_sample
+
+TINY = Recipe(
+    architecture="lite",
+    loss="bce+dice",
+    epochs=3,
+    steps=8,
+    learning_rate=1e-3,
+    precision="float32",
+    validation_patches=4,
+    sampling=Sampling(size=32, batch_size=4, augment=("turn",)),
+)
+
+
+def write_tiles(folder: Path, splits: str, side: int = 64, seed: int = 0) -> Path:
+    """Bright squares on dark ground, and a manifest of them; `splits` gives a letter a tile."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for i, letter in enumerate(splits):
+        pixels = rng.integers(20, 90, (side, side, 3), "uint8")
+        label = np.zeros((side, side), "uint8")
+        y, x = rng.integers(side // 2, size=2)
+        label[y : y + side // 2, x : x + side // 2] = 1
+        pixels[label == 1] += 140
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        Image.fromarray(label).save(folder / f"{i}_label.png")
+        split = {"t": "train", "v": "val"}[letter]
+        rows.append({"image": f"{i}.png", "label": f"{i}_label.png", "split": split})
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    return write_tiles(tmp_path_factory.mktemp("tiles"), "ttttvv")
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiles, tmp_path_factory):
+    """A run that others look at; nothing is changed in it."""
+    runs = tmp_path_factory.mktemp("runs")
+    train(tiles, "tiny", TINY, runs=runs)
+    return runs / "tiny"
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found
+
+
+# --- what a run learns and leaves
+
+
+def test_a_network_learns_clouds_and_finds_them_in_a_scene(tmp_path):
+    for i, name in enumerate(["a", "b", "c", "d"]):
+        write_sample(tmp_path / f"{name}.tif", size=(512, 512), seed=i)
+    (tmp_path / "m.csv").write_text(
+        "image,label,split\n"
+        + "".join(
+            f"{name}.tif,{name}_label.tif,{split}\n"
+            for name, split in zip("abc", ["train", "train", "val"], strict=True)
+        )
+    )
+    recipe = Recipe(
+        architecture="lite",
+        loss="bce+dice",
+        epochs=4,
+        steps=40,
+        learning_rate=3e-3,
+        validation_patches=32,
+        sampling=Sampling(size=64, batch_size=16, augment=("turn",)),
+    )
+    model = train(tmp_path / "m.csv", "clouds", recipe, runs=tmp_path / "runs")
+    mask = segment(open_scene(tmp_path / "d.tif"), load_model(tmp_path / "runs" / "clouds"))
+    scores = evaluate(mask, open_label(tmp_path / "d_label.tif"))
+    assert scores.iou > 0.9
+    assert model.architecture == "lite"
+
+
+def test_a_run_leaves_a_model_its_history_and_its_logs(tiny_run):
+    model = load_model(tiny_run)
+    assert (model.name, model.architecture) == ("tiny", "lite")
+    assert model(np.zeros((1, 32, 32, 3))).shape == (1, 32, 32)
+    kinds = {values.dtype for values in weights_of(tiny_run / "tiny.weights.h5").values()}
+    assert kinds == {np.dtype("float16"), np.dtype("float32")}
+    history = json.loads((tiny_run / "history.json").read_text())["epochs"]
+    assert len(history) == 3
+    for key in ("loss", "val_loss", "val_f1", "val_f2", "val_iou", "precision", "learning_rate"):
+        assert all(np.isfinite(entry[key]) for entry in history), key
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["recipe"]["loss"] == "bce+dice"
+    assert "tensorflow" in config["versions"]
+    with Image.open(tiny_run / "history.png") as picture:
+        assert np.ptp(np.asarray(picture)) > 100
+
+
+def test_tensorboard_has_curves_and_pictures(tiny_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_run / "logs"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"loss", "val_f1", "learning_rate", "example_0"} <= tags
+    assert len(events.Tensors("val_loss")) == 3
+
+
+def test_fine_tuning_starts_from_the_weights_given(tiny_run, tiles, tmp_path):
+    recipe = replace(TINY, weights=str(tiny_run), epochs=1, learning_rate=1e-9)
+    train(tiles, "tuned", recipe, runs=tmp_path)
+    before, after = (
+        weights_of(folder / f"{folder.name}.weights.h5")
+        for folder in (tiny_run, tmp_path / "tuned")
+    )
+    for name, values in before.items():
+        if values.ndim > 1:  # vectors hold averages of batch normalisation, which move
+            np.testing.assert_allclose(after[name], values, atol=1e-3)
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path):
+    from cloudmask.models import build
+    from cloudmask.models.encoder import read_encoder
+
+    donor = build("unet_vgg16")
+    convolutions = [
+        layer for layer in donor.layers if layer.name.startswith("block") and layer.weights
+    ]
+    assert len(convolutions) == 13
+    with h5py.File(tmp_path / "vgg.h5", "w") as file:  # as Keras 2 wrote it
+        for layer in convolutions:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{layer.name}_{kind}_1:0" for kind in "Wb"]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, values in zip(names, layer.get_weights(), strict=True):
+                group[name] = values
+    recipe = replace(
+        TINY, architecture="unet_vgg16", encoder_weights=str(tmp_path / "vgg.h5"),
+        sampling=replace(TINY.sampling, batch_size=1),
+    )  # fmt: skip
+
+    def kernel(runs, **changes):
+        train(tiles, "two", replace(recipe, **changes), runs=tmp_path / runs)
+        trained = build("unet_vgg16")
+        trained.load_weights(tmp_path / runs / "two" / "checkpoint" / "best.weights.h5")
+        return trained.get_layer("block3_conv1").get_weights()[0]
+
+    own = donor.get_layer("block3_conv1").get_weights()[0]
+    np.testing.assert_array_equal(kernel("frozen", epochs=1, freeze_epochs=1), own)
+    assert np.abs(kernel("free", epochs=2, freeze_epochs=1, loss="bce") - own).max() > 0
+    with pytest.raises(ValueError, match="lite has no VGG16 encoder"):
+        read_encoder(build("lite"), tmp_path / "vgg.h5")
+
+
+@pytest.mark.parametrize(
+    ("losses", "stops"),
+    [([1, 3, 2, 1.5], False), ([1, 3, 2, 2], True), ([1, 3, 2, 1.5, 4, 5], True)],
+)
+def test_patience_counts_epochs_of_the_second_phase_without_gain(tmp_path, losses, stops):
+    import tensorflow as tf
+
+    from cloudmask.fitting import Phase, Schedule, _Keeper
+
+    history = {"epochs": [{"val_loss": loss} for loss in losses]}
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    schedule = Schedule(steps=8, learning_rate=1e-3, patience=1, encoder="", seed=0)
+    examples = tf.data.Dataset.range(0)
+    # The first epoch, of the phase before, has the lowest loss and does not count.
+    keeper = _Keeper(tmp_path, Phase(1, 9, False), schedule, examples)
+    assert keeper.exhausted == stops
+    assert not _Keeper(tmp_path, Phase(0, 9, True), schedule, examples).exhausted
+
+
+# --- stopping and going on
+
+OPTIONS = [
+    "--architecture", "lite", "--loss", "bce+dice", "--epochs", "4", "--steps", "8",
+    "--batch-size", "4", "--patch", "32", "--learning-rate", "1e-3", "--precision", "float32",
+    "--validation-patches", "4", "--seed", "5",
+]  # fmt: skip
+
+
+def command(manifest, runs, *more):
+    return [
+        sys.executable, "-m", "cloudmask", "train", str(manifest), "run", "--runs", str(runs),
+        *OPTIONS, *more,
+    ]  # fmt: skip
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path):
+    whole = subprocess.run(
+        command(tiles, tmp_path / "whole"), capture_output=True, text=True, check=False
+    )
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.startswith(str(tmp_path / "whole" / "run"))
+
+    checkpoints = tmp_path / "killed" / "run" / "checkpoint"
+    process = subprocess.Popen(command(tiles, tmp_path / "killed"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (checkpoints / "epoch-0001.weights.h5").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "run" / "card.json").exists()
+
+    other = subprocess.run(
+        command(tiles, tmp_path / "killed", "--resume", "--loss", "f2"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert other.returncode == 2
+    assert "was begun with loss bce+dice, not f2" in other.stderr
+    resumed = subprocess.run(
+        command(tiles, tmp_path / "killed", "--resume"), capture_output=True, text=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    expected = weights_of(tmp_path / "whole" / "run" / "run.weights.h5")
+    found = weights_of(tmp_path / "killed" / "run" / "run.weights.h5")
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    histories = [
+        json.loads((tmp_path / which / "run" / "history.json").read_text())["epochs"]
+        for which in ("whole", "killed")
+    ]
+    for ours, theirs in zip(*histories, strict=True):
+        assert {k: v for k, v in ours.items() if k != "seconds"} == {
+            k: v for k, v in theirs.items() if k != "seconds"
+        }
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_best(tiles, tmp_path, monkeypatch):
+    from cloudmask import training
+
+    whole = training.make_loss
+
+    def poisoned(name):
+        loss, calls = whole(name), []
+
+        def later(label, probability):
+            import tensorflow as tf
+
+            calls.append(tf.Variable(0.0, trainable=False) if not calls else None)
+            step = calls[0].assign_add(1.0)
+            return tf.where(step > 14, np.nan, 1.0) * loss(label, probability)
+
+        return later
+
+    monkeypatch.setattr(training, "make_loss", poisoned)
+    with pytest.raises(FloatingPointError, match=r"nan in epoch 2: lower the learning rate"):
+        train(tiles, "bad", TINY, runs=tmp_path)
+    assert (tmp_path / "bad" / "checkpoint" / "best.weights.h5").exists()
+    assert (tmp_path / "bad" / "history.png").exists()
+
+
+def test_a_batch_that_does_not_fit_is_told_from_other_errors(tiles, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    from cloudmask import fitting
+
+    def too_much(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(fitting, "fit", too_much)
+    with pytest.raises(MemoryError, match="a batch of 4 does not fit in memory: lower"):
+        train(tiles, "big", TINY, runs=tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
+    import keras
+
+    real = keras.Model.save_weights
+
+    def full(self, path, **options):
+        if "epoch-0002" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(self, path, **options)
+
+    monkeypatch.setattr(keras.Model, "save_weights", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tiles, "full", TINY, runs=tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "full" / "checkpoint" / "epoch-0001.weights.h5").exists()
+    train(tiles, "full", TINY, runs=tmp_path, resume=True)
+    assert load_model(tmp_path / "full").architecture == "lite"
+
+
+# --- what is refused, before any training
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"loss": "focal"}, "loss 'focal' is unknown"),
+        ({"architecture": "resnet"}, "architecture is 'resnet': choose unet_vgg16"),
+        ({"sampling": Sampling(size=48)}, "patch is 48: lite needs a multiple of 32"),
+        ({"architecture": "cloudx_net"}, "patch is 32: cloudx_net needs a multiple of 256"),
+        ({"weights": "unet-f1", "encoder_weights": "hed"}, "both given"),
+        ({"freeze_epochs": 4}, "4 epochs of 3 are frozen"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("ab", "run name is 'ab'"),
+        ("../up", "run name"),
+        ("x" * 31, "run name"),
+        ("a b c", "run name"),
+    ],
+)
+def test_a_run_name_is_checked(tiles, tmp_path, name, match):
+    with pytest.raises(ValueError, match=match):
+        train(tiles, name, TINY, runs=tmp_path)
+
+
+def test_data_that_cannot_teach_is_refused(tmp_path):
+    manifest = write_tiles(tmp_path / "data", "ttv")
+    for i in range(3):
+        path = tmp_path / "data" / f"{i}_label.png"
+        Image.fromarray(np.zeros((64, 64), "uint8")).save(path)
+    with pytest.raises(ValueError, match="no pixel of split 'train' is cloud"):
+        train(manifest, "none", TINY, runs=tmp_path / "runs")
+    manifest = write_tiles(tmp_path / "more", "ttv")
+    big = replace(TINY, sampling=Sampling(size=96, batch_size=4))
+    with pytest.raises(ValueError, match="patch is 96, every image of split 'train' is smaller"):
+        train(manifest, "none", big, runs=tmp_path / "runs")
+    manifest = write_tiles(tmp_path / "alone", "tt")
+    with pytest.raises(ValueError, match="no image is in split 'val'"):
+        train(manifest, "none", TINY, runs=tmp_path / "runs")
+    with pytest.raises(ValueError, match="weights unet-f1 are of unet_vgg16, not of lite"):
+        train(
+            write_tiles(tmp_path / "fine", "tv"), "none", replace(TINY, weights="unet-f1"),
+            runs=tmp_path / "runs",
+        )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles):
+    before = {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()}
+    runs = tiny_run.parent
+    with pytest.raises(FileExistsError, match="resume it, overwrite it, or choose another name"):
+        train(tiles, "tiny", TINY, runs=runs)
+    with pytest.raises(ValueError, match="was begun with architecture lite, not unet_vgg16"):
+        train(tiles, "tiny", replace(TINY, architecture="unet_vgg16"), runs=runs, resume=True)
+    with pytest.raises(ValueError, match="both given"):
+        train(tiles, "tiny", TINY, runs=runs, resume=True, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        train(tiles, "other", TINY, runs=runs, resume=True)
+    (runs / "mine").mkdir(exist_ok=True)
+    with pytest.raises(FileExistsError, match="is no run"):
+        train(tiles, "mine", TINY, runs=runs, overwrite=True)
+    assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("none.csv", "abc"), "none.csv does not exist"),
+        (("manifest.csv", "abc", "--loss", "x"), "loss 'x' is unknown"),
+        (("manifest.csv", "abc", "--augment", "flip"), "--augment flip is unknown: choose turn"),
+        (("manifest.csv", "abc", "--mix", "all"), "not a list such as mine=2"),
+        (("manifest.csv", "abc", "--scratch", "--weights", "unet-f1"), "--scratch is given with"),
+        (("manifest.csv", "a-c", "--scratch"), "run name is 'a-c'"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(tiles, options, match):
+    done = subprocess.run(
+        [sys.executable, "-m", "cloudmask", "train", *options],
+        capture_output=True, text=True, cwd=tiles.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert match in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not (tiles.parent / "runs").exists()
+
+
+def test_labels_of_another_shape_are_refused_before_training(tmp_path):
+    manifest = write_tiles(tmp_path / "data", "tv")
+    Image.fromarray(np.zeros((64, 60), "uint8")).save(tmp_path / "data" / "1_label.png")
+    with pytest.raises(ValueError, match="64 × 60 pixels"):
+        train(manifest, "none", TINY, runs=tmp_path / "runs")
+    with rasterio.open(tmp_path / "data" / "0.png") as source:
+        assert source.count == 3
+    assert not (tmp_path / "runs").exists()

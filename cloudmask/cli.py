@@ -232,7 +232,8 @@ def models(as_json: bool) -> None:
         low, high = card["gsd_range"]
         print(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
         print(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
-        scores = ", ".join(f"{k} {v['f1']:.3f}" for k, v in card["scores"]["test"].items())
+        test = card["scores"]["test"].items()
+        scores = ", ".join(f"{name} {v['f1']:.3f}" for name, v in test if "f1" in v)
         print(f"  F1 on test splits: {scores}")
 
 
@@ -458,16 +459,9 @@ def _words(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False))
+    from cloudmask.write import without_nan
 
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    print(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
 
 
 def _log(*, quiet: bool) -> None:

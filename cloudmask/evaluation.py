@@ -28,7 +28,7 @@ from cloudmask.scores import (
     sweep,
     tally,
 )
-from cloudmask.write import replacing, write_json
+from cloudmask.write import replacing, without_nan, write_json
 
 _WORST = 12
 """Images on the page of the worst."""
@@ -185,7 +185,7 @@ def write_evaluation(
     with replacing(folder) as work:
         made = work / folder.name
         made.mkdir()
-        write_json(made / "scores.json", evaluation.facts())
+        write_json(made / "scores.json", without_nan(evaluation.facts()))
         with (made / "scores.csv").open("w", newline="") as file:
             rows = evaluation.rows()
             writer = csv.DictWriter(file, rows[0])

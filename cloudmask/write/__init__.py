@@ -1,12 +1,13 @@
 """Write a mask or a probability to a file: on its exact grid, read back, atomic."""
 
-from cloudmask.write.output import check_output, replacing, write_json, writing
+from cloudmask.write.output import check_output, replacing, without_nan, write_json, writing
 from cloudmask.write.raster import write_cog, write_png
 from cloudmask.write.zarr import write_zarr
 
 __all__ = [
     "check_output",
     "replacing",
+    "without_nan",
     "write_cog",
     "write_json",
     "write_png",

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -78,6 +79,15 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
         raise
     shutil.rmtree(work, ignore_errors=True)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

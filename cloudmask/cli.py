@@ -78,8 +78,8 @@ def main() -> None:
         cli(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.ClickException as error:
         _fail(stderr, error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail(stderr, "interrupted: unfinished output was removed", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail(stderr, str(error) or "interrupted: unfinished output was removed", 130)
     except MemoryError as error:
         _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
@@ -446,7 +446,10 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         sampling=sampling,
         reading=reading,
     )
-    model = run(manifest, name, recipe, **where)
+    try:
+        model = run(manifest, name, recipe, **where)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("interrupted: the same command with --resume goes on") from error
     print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
 
 

@@ -161,7 +161,8 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         """Stop at NaN, and say now and then how far it is."""
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
-                f"the loss became {logs['loss']} in epoch {self.epoch + 1}: lower the learning rate"
+                f"the loss became {logs['loss']} in epoch {self.epoch + 1}: lower the learning "
+                f"rate; the best weights until then are in {self.folder / 'checkpoint'}"
             )
         if time.monotonic() - self.said > _SAY_EVERY:
             self.said = time.monotonic()

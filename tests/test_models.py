@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import cloudmask
 from cloudmask import list_models, load_model, predict, registry
 from cloudmask.models import ARCHITECTURES
 
@@ -336,6 +337,13 @@ def test_tensorflow_is_not_imported_before_a_network_runs(code):
         "import sys; heavy = {'tensorflow', 'keras'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True, timeout=60)
+
+
+def test_no_name_of_the_api_is_hidden_by_a_module():
+    """Importing a submodule sets it as an attribute of the package, over a function of its name."""
+    package = Path(cloudmask.__file__).parent
+    modules = {path.stem for path in package.iterdir()}
+    assert not modules & set(cloudmask.__all__)
 
 
 def test_a_copy_of_a_registered_file_has_its_card(tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 import zlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from cloudmask.write.output import writing
 
 COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
 """Colour table of a mask, RGBA: clear black, cloud white, nodata transparent."""
+
+_RETRIES = 2
+"""Times that a cluster tries a failed chunk again: a read over the network may fail once."""
 
 Sum = tuple[slice, slice, int]
 """Rows, columns, and the CRC-32 of the pixels there."""
@@ -112,12 +116,48 @@ def _store(array: Array, target: _Windows) -> None:
             for window, block in zip(windows, dask.compute(*blocks), strict=True):
                 target[window] = block
         return
+    _stream(client, rows, target)
+
+
+def _stream(
+    client: Any, rows: list[list[tuple[tuple[slice, slice], Any]]], target: _Windows
+) -> None:
+    """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
+
+    More would pile up results, and what was read for them, faster than one writer takes them.
+    """
     from distributed import as_completed
 
-    futures = {client.compute(block): window for row in rows for window, block in row}
-    for future, block in as_completed(list(futures), with_results=True):
-        target[futures.pop(future)] = block
+    waiting, windows, running = iter(rows), {}, as_completed()
+
+    def submit() -> None:
+        for row in islice(waiting, 1):
+            futures = client.compute([block for _, block in row], retries=_RETRIES)
+            windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
+            running.update(futures)
+
+    submit()
+    submit()
+    for future in running:
+        window = windows.pop(future)
+        try:
+            block = future.result()
+        except Exception as error:  # whatever a worker raised, or that it died
+            client.cancel(list(windows))
+            raise OSError(_failure(target.final, window, error)) from error
+        target[window] = block
         future.release()
+        if len(windows) <= len(rows[0]):
+            submit()
+
+
+def _failure(final: Path, window: tuple[slice, slice], error: Exception) -> str:
+    rows, columns = window
+    cause = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of {final} failed "
+        f"{_RETRIES + 1} times: {cause}"
+    )
 
 
 def _active_client() -> Any:

@@ -155,8 +155,13 @@ def _reading_options(command: Any) -> Any:
 
 
 @cli.command()
-@click.argument("scene")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="SCENE OUT | SCENE...")
+@click.option(
+    "--out-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Segment many scenes into this folder: paths, patterns, lists (.txt).",
+)
+@click.option("--resume", is_flag=True, help="With --out-dir: keep what is finished.")
 @_scene_options
 @click.option("--scale", type=float, help="Value that maps to 255 (needed unless uint8).")
 @click.option(
@@ -177,30 +182,56 @@ def _reading_options(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def segment(scene: str, out: Path, **options: Any) -> None:
-    """Find the clouds of SCENE and write the mask to OUT.
+def segment(
+    paths: tuple[str, ...],
+    out_dir: Path | None,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Find the clouds of SCENE and write the mask to OUT, or of many scenes to --out-dir.
 
     OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
     Values: 0 clear, 1 cloud, 255 nodata.
     """
-    from cloudmask import stopwatch
-    from cloudmask.job import Job
     from cloudmask.network import keep_freed_memory
-    from cloudmask.plan import plan_scene
-    from cloudmask.progress import ChunkProgress
     from cloudmask.registry import load_model
 
-    start = time.perf_counter()
-    quiet, as_json = options.pop("quiet"), options.pop("as_json")
     _log(quiet=quiet)
     if options["gsd"] is not None and options["resize_factor"] is not None:
         raise ValueError("--gsd and --resize-factor are both given: choose one")
+    if out_dir is None and (len(paths) != 2 or resume):
+        raise ValueError("give SCENE and OUT, or scenes and --out-dir")
+    if out_dir is not None and options["quicklook"] is not None:
+        raise ValueError("--quicklook names one picture: leave it out with --out-dir")
     model = load_model(options.pop("model"), precision=options.pop("precision"))
-    reading = {key: options.pop(key) for key in ("gsd", "resize_factor", "chunk", "overlap")}
-    plan = plan_scene(scene, model, bands=options["bands"], **reading)
-    job = Job(scene, out, model, plan, **options)
     keep_freed_memory()
-    with ChunkProgress(scene, plan.blocks[0] * plan.blocks[1], quiet=quiet):
+    if out_dir is None:
+        _segment_one(paths[0], Path(paths[1]), model, options, as_json=as_json, quiet=quiet)
+    else:
+        _segment_many(paths, out_dir, model, options, resume=resume, as_json=as_json, quiet=quiet)
+
+
+def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:
+    from cloudmask.job import Job
+    from cloudmask.plan import plan_scene
+
+    reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
+    plan = plan_scene(scene, model, bands=options["bands"], **reading)
+    rest = {key: value for key, value in options.items() if key not in reading}
+    return Job(scene, out, model, plan, **rest)
+
+
+def _segment_one(
+    scene: str, out: Path, model: Any, options: dict[str, Any], *, as_json: bool, quiet: bool
+) -> None:
+    from cloudmask import stopwatch
+    from cloudmask.progress import ChunkProgress
+
+    start = time.perf_counter()
+    job = _job(scene, out, model, options)
+    with ChunkProgress(scene, job.plan.blocks[0] * job.plan.blocks[1], quiet=quiet):
         cover = job.run()
     elapsed = time.perf_counter() - start
     if cover.cloud_percent is None:
@@ -209,13 +240,60 @@ def segment(scene: str, out: Path, **options: Any) -> None:
         seconds = {"seconds": elapsed, "thread_seconds": stopwatch.seconds()}
         _print_json(job.facts(cover) | seconds)
     elif not quiet:
-        native = plan.native
-        cloud = "no valid pixel" if cover.cloud_percent is None else f"{cover.cloud_percent:.1f} %"
+        native = job.plan.native
         print(
-            f"{out}: cloud {cloud}, nodata {cover.nodata_percent:.1f} %, "
+            f"{out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
             f"{native.height} × {native.width} px, {elapsed:.1f} s, "
             f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"
         )
+
+
+def _segment_many(
+    arguments: tuple[str, ...],
+    folder: Path,
+    model: Any,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from cloudmask.batch import find_scenes, name_outputs, segment_many
+    from cloudmask.progress import ChunkProgress
+    from cloudmask.write import check_output
+
+    scenes = find_scenes(arguments)
+    outputs = name_outputs(scenes, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder / "summary.csv", overwrite=True)
+    numbers = {scene: f"{i} of {len(scenes)}, {scene}" for i, scene in enumerate(scenes, start=1)}
+
+    def one(scene: str, out: Path) -> Any:
+        job = _job(scene, out, model, options)
+        with ChunkProgress(numbers[scene], job.plan.blocks[0] * job.plan.blocks[1], quiet=quiet):
+            return job.run()
+
+    made_from = model.provenance | {"threshold": model.threshold} | options
+    outcomes = []
+    for outcome in segment_many(scenes, outputs, one, made_from, resume=resume):
+        outcomes.append(outcome)
+        if not quiet and not as_json:
+            print(
+                f"{outcome.output}: {outcome.error or _cover(outcome.cloud_percent)}, "
+                f"{outcome.status}, {outcome.seconds:.1f} s",
+                flush=True,
+            )
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if as_json:
+        _print_json([asdict(outcome) for outcome in outcomes])
+    if failed:
+        raise click.ClickException(f"{failed} of {len(outcomes)} scenes failed: see summary.csv")
+
+
+def _cover(cloud_percent: float | None) -> str:
+    return "cloud no valid pixel" if cloud_percent is None else f"cloud {cloud_percent:.1f} %"
 
 
 @cli.command()

@@ -1,0 +1,159 @@
+"""Many scenes: one that fails does not stop the others, and one that is done is not done again."""
+
+import csv
+import glob
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cloudmask.report import CloudCover
+from cloudmask.write import write_json
+
+logger = logging.getLogger(__name__)
+
+_NOTES = ".cloudmask"
+"""Folder beside the outputs, with a note on each: what it was made from, and what it says."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the summary."""
+
+    scene: str
+    output: str
+    cloud_percent: float | None
+    """Among valid pixels, 0 to 100."""
+    nodata_percent: float | None
+    """Among all pixels, 0 to 100."""
+    seconds: float
+    status: str
+    """"done", "kept" (finished before) or "failed"."""
+    error: str = ""
+    """One line."""
+
+
+def find_scenes(arguments: Sequence[str]) -> list[str]:
+    """Expand patterns, and text files that list a path or URL a line.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Paths, URLs, glob patterns; names that end in .txt are lists, where empty lines and those
+        that begin with # are left out. A scene that is named twice is taken once.
+
+    Raises
+    ------
+    FileNotFoundError
+        A list, or what a pattern stands for.
+    """
+    found: dict[str, None] = {}
+    for argument in arguments:
+        if argument.lower().endswith(".txt"):
+            lines = (line.strip() for line in Path(argument).read_text().splitlines())
+            found |= dict.fromkeys(line for line in lines if line and not line.startswith("#"))
+        elif "://" not in argument and any(mark in argument for mark in "*?["):
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
+            if not matches:
+                raise FileNotFoundError(f"{argument} matches nothing")
+            found |= dict.fromkeys(matches)
+        else:
+            found[argument] = None
+    if not found:
+        raise FileNotFoundError(f"{', '.join(arguments) or 'the command'} names no scene")
+    return list(found)
+
+
+def name_outputs(scenes: Sequence[str], folder: Path, suffix: str = ".tif") -> list[Path]:
+    """A file in `folder` for each scene, of its name; a ValueError if two have the same."""
+    outputs = [folder / f"{Path(scene.rstrip('/')).stem}{suffix}" for scene in scenes]
+    twice = [path for path, count in Counter(outputs).items() if count > 1]
+    if twice:
+        same = [scene for scene, path in zip(scenes, outputs, strict=True) if path == twice[0]]
+        raise ValueError(f"{' and '.join(same)} would both become {twice[0]}: rename one")
+    return outputs
+
+
+def segment_many(
+    scenes: Sequence[str],
+    outputs: Sequence[Path],
+    segment: Callable[[str, Path], CloudCover],
+    options: dict[str, Any],
+    *,
+    resume: bool = False,
+) -> Iterator[Outcome]:
+    """Segment scene after scene, and keep summary.csv beside the outputs up to date.
+
+    Parameters
+    ----------
+    scenes, outputs : sequence of str, of Path
+        What to read, and what to write.
+    segment : callable
+        Makes one output; what it raises is the scene's error.
+    options : dict
+        All that the outputs depend on besides the scene, such as the model's sha256.
+    resume : bool
+        Keep outputs that were finished from the same scene with the same options.
+
+    Yields
+    ------
+    Outcome
+        As soon as it is known.
+    """
+    folder = outputs[0].parent
+    (folder / _NOTES).mkdir(exist_ok=True)
+    done: list[Outcome] = []
+    for scene, output in zip(scenes, outputs, strict=True):
+        note = folder / _NOTES / f"{output.name}.json"
+        made_from = _fingerprint(scene, options)
+        kept = _read_note(note, made_from) if resume and output.exists() else None
+        outcome = kept or _segment_one(scene, output, segment)
+        if outcome.status == "done":
+            write_json(note, {"made_from": made_from, "outcome": asdict(outcome)})
+        done.append(outcome)
+        _write_summary(folder / "summary.csv", done)
+        yield outcome
+
+
+def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudCover]) -> Outcome:
+    begun = time.perf_counter()
+    try:
+        cover = segment(scene, output)
+    except (ValueError, OSError, MemoryError) as error:
+        logger.debug("traceback", exc_info=True)
+        line = str(error).strip().split("\n")[0] or type(error).__name__
+        seconds = round(time.perf_counter() - begun, 2)
+        return Outcome(scene, str(output), None, None, seconds, "failed", line)
+    seconds = round(time.perf_counter() - begun, 2)
+    return Outcome(scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done")
+
+
+def _fingerprint(scene: str, options: dict[str, Any]) -> str:
+    """Of what an output depends on; a local file by its size and time of change."""
+    path = Path(scene)
+    state = [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+    text = json.dumps([scene, state, options], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_note(note: Path, made_from: str) -> Outcome | None:
+    if not note.exists():
+        return None
+    known = json.loads(note.read_text())
+    if known["made_from"] != made_from:
+        return None
+    return Outcome(**known["outcome"] | {"status": "kept"})
+
+
+def _write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
+        writer.writeheader()
+        writer.writerows(asdict(outcome) for outcome in outcomes)
+    temporary.replace(path)

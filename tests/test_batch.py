@@ -1,0 +1,138 @@
+"""Many scenes by one command: what fails, what is kept, what the summary says."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cloudmask.batch import find_scenes, name_outputs, segment_many
+from cloudmask.report import CloudCover
+from cloudmask.sample import write_sample
+
+
+def run(*arguments, cwd, check=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "cloudmask", "segment", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+    assert done.returncode == check, done.stderr
+    return done
+
+
+def summary(folder):
+    with (folder / "summary.csv").open() as file:
+        return {Path(row["scene"]).name: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Three scenes of which the second is broken."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for i, name in enumerate("abc"):
+        write_sample(folder / f"{name}.tif", size=(256, 300), seed=i)
+        (folder / f"{name}_label.tif").unlink()
+    (folder / "b.tif").write_bytes((folder / "b.tif").read_bytes()[:5000])
+    return folder
+
+
+def test_one_bad_scene_does_not_stop_the_others(scenes, tmp_path):
+    done = run("*.tif", "--out-dir", tmp_path / "out", cwd=scenes, check=1)
+    assert "1 of 3 scenes failed" in done.stderr
+    rows = summary(tmp_path / "out")
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.tif": "done", "b.tif": "failed", "c.tif": "done",
+    }  # fmt: skip
+    assert rows["b.tif"]["error"]
+    assert "\n" not in rows["b.tif"]["error"]
+    assert 0 <= float(rows["a.tif"]["cloud_percent"]) <= 100
+    made = sorted(path.name for path in (tmp_path / "out").glob("*.tif"))
+    assert made == ["a.tif", "c.tif"]
+
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
+    run("*.tif", "--out-dir", tmp_path / "out", "--resume", "--json", cwd=scenes, check=1)
+    assert {n: r["status"] for n, r in summary(tmp_path / "out").items()} == {
+        "a.tif": "kept", "b.tif": "failed", "c.tif": "kept",
+    }  # fmt: skip
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made} == before
+    # Other options make other masks: what is there is not taken for them, nor replaced unasked.
+    run("a.tif", "--out-dir", tmp_path / "out", "--resume", "--threshold", 0.9, cwd=scenes, check=1)
+    assert "exists" in summary(tmp_path / "out")["a.tif"]["error"]
+    again = run(
+        "a.tif", "--out-dir", tmp_path / "out", "--threshold", 0.9, "--overwrite", "--json",
+        cwd=scenes,
+    )  # fmt: skip
+    assert [outcome["status"] for outcome in json.loads(again.stdout)] == ["done"]
+
+
+def test_a_killed_batch_is_resumed(scenes, tmp_path):
+    command = [sys.executable, "-m", "cloudmask", "segment", "a.tif", "c.tif"]
+    command += ["--out-dir", str(tmp_path / "out"), "--resume"]
+    process = subprocess.Popen(command, cwd=scenes, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "summary.csv").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run(*command[4:], cwd=scenes)
+    rows = summary(tmp_path / "out")
+    assert rows["a.tif"]["status"] == "kept"
+    assert rows["c.tif"]["status"] in ("done", "kept")
+
+
+def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "b.tif").touch()
+    (tmp_path / "list.txt").write_text(
+        f"# scenes\n\n{tmp_path}/a.tif\n  {tmp_path}/a.tif  \nhttps://x.org/c.tif\n"
+    )
+    found = find_scenes([str(tmp_path / "list.txt"), str(tmp_path / "?.tif")])
+    assert found == [f"{tmp_path}/a.tif", "https://x.org/c.tif", f"{tmp_path}/b.tif"]
+    with pytest.raises(FileNotFoundError, match=r"\*\.jp2 matches nothing"):
+        find_scenes([str(tmp_path / "*.jp2")])
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(FileNotFoundError, match="names no scene"):
+        find_scenes([str(tmp_path / "list.txt")])
+
+
+def test_two_scenes_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"x/a\.tif and y/a\.jp2 would both become out/a\.tif"):
+        name_outputs(["x/a.tif", "b.tif", "y/a.jp2"], Path("out"))
+
+
+def test_a_scene_that_changed_is_done_again(tmp_path):
+    scene, out = tmp_path / "s.tif", tmp_path / "out" / "s.tif"
+    out.parent.mkdir()
+
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    def statuses(options=None):
+        many = segment_many([str(scene)], [out], segment, options or {}, resume=True)
+        return [outcome.status for outcome in many]
+
+    scene.write_text("one")
+    assert statuses() == ["done"]
+    assert statuses() == ["kept"]
+    assert statuses({"threshold": 0.7}) == ["done"]
+    scene.write_text("another")
+    assert statuses({"threshold": 0.7}) == ["done"]
+    out.unlink()
+    assert statuses({"threshold": 0.7}) == ["done"]
+
+
+def test_what_cannot_go_together(scenes, tmp_path):
+    for arguments, match in [
+        (("a.tif",), "give SCENE and OUT, or scenes and --out-dir"),
+        (("a.tif", "b.tif", "c.tif"), "give SCENE and OUT"),
+        (("a.tif", "m.tif", "--resume"), "give SCENE and OUT"),
+        (("a.tif", "--out-dir", tmp_path, "--quicklook", "q.png"), "--quicklook names one"),
+    ]:
+        assert match in run(*arguments, cwd=scenes, check=2).stderr

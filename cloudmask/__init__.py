@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cloudmask.cluster import connect, send_weights
     from cloudmask.evaluation import evaluate, evaluate_model
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
@@ -23,6 +24,7 @@ __all__ = [
     "CloudModel",
     "Recipe",
     "cloud_cover",
+    "connect",
     "enlarge",
     "evaluate",
     "evaluate_model",
@@ -35,6 +37,7 @@ __all__ = [
     "quicklook",
     "read_examples",
     "segment",
+    "send_weights",
     "threshold",
     "train",
     "write_cog",
@@ -47,6 +50,7 @@ _HOME = {
     "CloudModel": "registry",
     "Recipe": "training",
     "cloud_cover": "report",
+    "connect": "cluster",
     "enlarge": "resample",
     "evaluate": "evaluation",
     "evaluate_model": "evaluation",
@@ -59,6 +63,7 @@ _HOME = {
     "quicklook": "report",
     "read_examples": "manifest",
     "segment": "prediction",
+    "send_weights": "cluster",
     "threshold": "mask",
     "train": "training",
     "write_cog": "write",

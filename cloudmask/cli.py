@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,15 @@ def _reading_options(command: Any) -> Any:
     help="Default: what this machine is fastest at.",
 )  # fmt: skip
 @click.option("--quicklook", type=click.Path(path_type=Path), help="Also draw a PNG.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster: tcp://host:8786.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Or on N processes of this machine; default: on threads, which is faster.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS",
+    help="How long to wait for a cluster's first worker.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -206,11 +217,29 @@ def segment(
     if out_dir is not None and options["quicklook"] is not None:
         raise ValueError("--quicklook names one picture: leave it out with --out-dir")
     model = load_model(options.pop("model"), precision=options.pop("precision"))
+    where = {key: options.pop(key) for key in ("scheduler", "workers", "timeout")}
     keep_freed_memory()
-    if out_dir is None:
-        _segment_one(paths[0], Path(paths[1]), model, options, as_json=as_json, quiet=quiet)
-    else:
-        _segment_many(paths, out_dir, model, options, resume=resume, as_json=as_json, quiet=quiet)
+    with _cluster(model, **where):
+        if out_dir is None:
+            _segment_one(paths[0], Path(paths[1]), model, options, as_json=as_json, quiet=quiet)
+        else:
+            _segment_many(
+                paths, out_dir, model, options, resume=resume, as_json=as_json, quiet=quiet
+            )
+
+
+@contextmanager
+def _cluster(
+    model: Any, scheduler: str | None, workers: int | None, timeout: float
+) -> Iterator[None]:
+    if scheduler is None and workers is None:
+        yield
+        return
+    from cloudmask.cluster import connect, send_weights
+
+    with connect(scheduler, workers, timeout=timeout) as client:
+        send_weights(client, model.path)
+        yield
 
 
 def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import xarray as xr
 
 from cloudmask.mask import check_threshold, threshold
@@ -87,11 +88,12 @@ class Job:
     def run(self) -> CloudCover:
         """Open, predict, write; count what was written."""
         _WRITERS[self.out.suffix.lower()](self._result(), self.out, overwrite=self.overwrite)
-        written = open_label(self.out)
-        mask = threshold(written, self.cut) if self.probability else written
-        if self.quicklook is not None:
-            self._draw(mask, self.quicklook)
-        return cloud_cover(mask)
+        with dask.config.set(scheduler="threads"):  # workers of a cluster may not see the output
+            written = open_label(self.out)
+            mask = threshold(written, self.cut) if self.probability else written
+            if self.quicklook is not None:
+                self._draw(mask, self.quicklook)
+            return cloud_cover(mask)
 
     def _result(self) -> xr.DataArray:
         """What is to be written, lazy."""

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from cloudmask.chunks import Block
-from cloudmask.models import ARCHITECTURES, build
+from cloudmask.models import ARCHITECTURES, build, weights_folder
 from cloudmask.stopwatch import stage
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 # 0.6 to 0.9 GB more: larger chunks, with less halo, are the better use of that.
 _FORWARD = threading.Lock()
 _LOAD = threading.Lock()
+
+_HERE: dict[str, Path] = {}
+"""Weight files that were sent to this process, by sha256."""
 
 
 def forward(
@@ -50,6 +53,38 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_weights(path: Path, sha256: str) -> None:
+    """Note where a weight file lies on this machine, for cards made on another.
+
+    Raises
+    ------
+    ValueError
+        The file has another sha256.
+    """
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path} did not arrive whole: its sha256 is not {sha256[:12]}…")
+    _HERE[sha256] = path
+
+
+def ships_with_package(name: str, sha256: str) -> bool:
+    """Whether a file of this name and sha256 comes with every installation."""
+    path = weights_folder() / name
+    return path.is_file() and file_sha256(path) == sha256
+
+
+def _find_weights(path: str, sha256: str) -> Path:
+    """The file of a card, which may have been made on another machine."""
+    own, packaged = Path(path), weights_folder() / Path(path).name
+    for candidate in (own, _HERE.get(sha256, own), packaged):
+        if candidate.is_file() and file_sha256(candidate) == sha256:
+            return candidate
+    if own.is_file():
+        raise ValueError(f"{path} has changed since the model was loaded: load it again")
+    raise FileNotFoundError(
+        f"{path} is not on this machine: on a cluster, send it with cloudmask.send_weights"
+    )
 
 
 def identify(path: Path) -> str:
@@ -132,8 +167,7 @@ def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
 ) -> Callable[[Block], Block]:
     tf = start_tensorflow()
-    if file_sha256(Path(path)) != sha256:
-        raise ValueError(f"{path} has changed since the model was loaded: load it again")
+    path = str(_find_weights(path, sha256))
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", architecture, chosen, why)

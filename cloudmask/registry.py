@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloudmask.mask import check_threshold
-from cloudmask.models import ARCHITECTURES
+from cloudmask.models import ARCHITECTURES, weights_folder
 
 _LEGACY = (".hdf5", ".h5")
 _CARD = "card.json"
@@ -127,7 +127,7 @@ def load_model(
     name = str(name_or_path or registry["default"])
     entry = registry["models"].get(name)
     if entry is not None:
-        path = _weights_folder() / entry["file"]
+        path = weights_folder() / entry["file"]
     elif (Path(name) / _CARD).is_file():
         entry = json.loads((Path(name) / _CARD).read_text())
         path, name = Path(name) / entry["file"], Path(name).resolve().name
@@ -176,14 +176,7 @@ def list_models() -> dict[str, dict[str, Any]]:
     }
 
 
-def _weights_folder() -> Path:
-    """Inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "weights"
-    return installed if installed.is_dir() else package.parent / "weights"
-
-
 @cache
 def _registry() -> dict[str, Any]:
-    registry: dict[str, Any] = json.loads((_weights_folder() / "registry.json").read_text())
+    registry: dict[str, Any] = json.loads((weights_folder() / "registry.json").read_text())
     return registry

@@ -281,7 +281,7 @@ def weights_folder(legacy, tmp_path, monkeypatch):
         }
         models = {"first": entry, "second": {**entry, **change}}
         (tmp_path / "registry.json").write_text(json.dumps({"default": "first", "models": models}))
-        monkeypatch.setattr(registry, "_weights_folder", lambda: tmp_path)
+        monkeypatch.setattr(registry, "weights_folder", lambda: tmp_path)
         registry._registry.cache_clear()
 
     yield make

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,3 +58,10 @@ def build(architecture: str) -> "keras.Model":
         (n, y, x, 3) RGB 0–255 → (n, y, x, 1) float32 probabilities.
     """
     return getattr(import_module(f"cloudmask.models.{architecture}"), architecture)()
+
+
+def weights_folder() -> Path:
+    """Where the package's own weight files are: inside it, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parent / "weights"

@@ -1,0 +1,138 @@
+"""A Dask cluster to run on: one that is there, or worker processes on this machine."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from cloudmask.network import add_weights, file_sha256, ships_with_package
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 10.0
+
+
+class _Weights(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
+    """A weight file that only the client has: sent to each worker once, and checked there."""
+
+    def __init__(self, content: bytes, sha256: str) -> None:
+        self.content, self.sha256 = content, sha256
+        self.name = f"cloudmask-weights-{sha256}"
+
+    def setup(self, worker: Any) -> None:
+        """Keep the file as long as the worker lives."""
+        path = Path(worker.local_directory) / f"{self.sha256}.weights.h5"
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(self.content)
+        Path(file.name).replace(path)
+        add_weights(path, self.sha256)
+
+
+@contextmanager
+def connect(
+    scheduler: str | None = None, workers: int | None = None, *, timeout: float = 60.0
+) -> Iterator[Client]:
+    """Connect to a scheduler, or start worker processes here, and make them dask's default.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address, such as ``tcp://host:8786``; TLS by dask's own configuration.
+    workers : int, optional
+        Instead: processes on this machine, which share its cores, for TensorFlow too.
+    timeout : float
+        Seconds to wait for a first worker.
+
+    Raises
+    ------
+    ConnectionError
+        No scheduler answers within 10 seconds, or no worker comes.
+    ValueError
+        A worker has no cloudmask, or another version.
+    """
+    if (scheduler is None) == (workers is None):
+        raise ValueError("give either a scheduler's address or a number of workers")
+    with _client(scheduler, workers) as client:
+        logger.info("dashboard at %s", client.dashboard_link)
+        _wait_for_workers(client, timeout)
+        _check_versions(client)
+        yield client
+
+
+def send_weights(client: Client, path: str | Path) -> None:
+    """Bring a weight file to all workers, now and later, unless it comes with the package."""
+    sha256 = file_sha256(Path(path))
+    if not ships_with_package(Path(path).name, sha256):
+        client.register_plugin(_Weights(Path(path).read_bytes(), sha256))
+
+
+@contextmanager
+def _client(scheduler: str | None, workers: int | None) -> Iterator[Client]:
+    if workers is not None:
+        with _local_cluster(workers) as cluster, Client(cluster) as client:
+            yield client
+        return
+    try:
+        client = Client(scheduler, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no scheduler answers at {scheduler} within {_CONNECT_SECONDS:g} s: start one with "
+            "`dask scheduler`, or check the address"
+        ) from error
+    with client:
+        yield client
+
+
+def _local_cluster(workers: int) -> LocalCluster:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = max(1, (cores or 1) // workers)
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=share,
+        # One forward pass uses all threads that it is given: they must not add up to more than
+        # the machine has.
+        env={
+            "TF_NUM_INTRAOP_THREADS": str(share),
+            "TF_NUM_INTEROP_THREADS": "1",
+            "OMP_NUM_THREADS": str(share),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CPL_LOG": os.devnull,
+        },
+        dashboard_address=":0",
+    )
+
+
+def _wait_for_workers(client: Client, timeout: float) -> None:
+    if client.scheduler_info(n_workers=-1)["workers"]:
+        return
+    logger.info("the cluster has no worker yet: waiting up to %g s for one", timeout)
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError as error:
+        raise ConnectionError(
+            f"no worker came to {client.scheduler.address} within {timeout:g} s: start one with "
+            "`dask worker`, or wait longer with --timeout"
+        ) from error
+
+
+def _check_versions(client: Client) -> None:
+    own = version("cloudmask")
+    for worker, found in client.run(_installed).items():
+        if found != own:
+            raise ValueError(
+                f"worker {worker} has {f'cloudmask {found}' if found else 'no cloudmask'}, this "
+                f"process {own}: install the same on all"
+            )
+
+
+def _installed() -> str | None:
+    try:
+        return version("cloudmask")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,159 @@
+"""Clusters as an operator meets them: real processes, weights that only the client has, faults."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from distributed import Client, LocalCluster
+
+import cloudmask
+from cloudmask import cluster as clusters
+from cloudmask import connect, load_model, predict, send_weights, write_cog
+from cloudmask.network import add_weights
+from cloudmask.sample import write_sample
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weight file of one's own, which no package has: small, fast, untrained."""
+    import keras
+
+    from cloudmask.models import build
+
+    keras.utils.set_random_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
+    build("lite").save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "cloudmask", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def test_workers_write_what_threads_write(weights, tmp_path):
+    write_sample(tmp_path / "s.tif", size=(700, 900))
+    options = ["--model", weights, "--chunk", 300, "--precision", "float32"]
+    for name, more in [("threads.tif", []), ("workers.tif", ["--workers", 2])]:
+        done = run("segment", "s.tif", name, *options, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "dashboard at http" in done.stderr
+    with (
+        rasterio.open(tmp_path / "threads.tif") as one,
+        rasterio.open(tmp_path / "workers.tif") as two,
+    ):
+        np.testing.assert_array_equal(one.read(1), two.read(1))
+        assert one.tags() == two.tags()
+
+
+def test_weights_that_only_the_client_has_reach_the_workers(cluster, weights, tmp_path):
+    here = tmp_path / "moved.weights.h5"
+    here.write_bytes(weights.read_bytes())
+    model = load_model(here, precision="float32")
+    scene = xr.DataArray(
+        da.random.default_rng(0).integers(0, 255, (3, 256, 256), "uint8", chunks=(3, 128, 128)),
+        dims=("band", "y", "x"),
+    )
+    with connect(cluster.scheduler_address) as client:
+        send_weights(client, model.path)
+        here.rename(tmp_path / "gone.weights.h5")  # as on another machine
+        found = predict(scene, model, overlap=32).compute()
+    whole = load_model(weights, precision="float32")
+    np.testing.assert_array_equal(found, predict(scene, whole, overlap=32).compute())
+
+
+def test_weights_that_were_not_sent_say_how(tmp_path, weights):
+    model = replace(load_model(weights), path=str(tmp_path / "none.weights.h5"), sha256="0" * 64)
+    with pytest.raises(FileNotFoundError, match=r"none\.weights\.h5 is not on this machine.*send"):
+        model(np.zeros((1, 32, 32, 3)))
+    with pytest.raises(ValueError, match="did not arrive whole"):
+        add_weights(weights, "0" * 64)
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
+    write_sample(tmp_path / "s.tif", size=(64, 64))
+    begun = time.monotonic()
+    done = run("segment", "s.tif", "m.tif", "--scheduler", "tcp://127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no scheduler answers at tcp://127.0.0.1:9 within 10 s" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 60
+    assert not (tmp_path / "m.tif").exists()
+
+
+def test_a_cluster_without_workers_is_waited_for_and_then_refused():
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        pytest.raises(ConnectionError, match=r"no worker came to .* within 0.5 s"),
+        connect(empty.scheduler_address, timeout=0.5),
+    ):
+        pass
+
+
+def older():
+    return "0.0.1"
+
+
+def test_a_worker_with_another_version_is_named(cluster, monkeypatch):
+    monkeypatch.setattr(clusters, "_installed", older)
+    with (
+        pytest.raises(ValueError, match=r"worker tcp://.* has cloudmask 0.0.1, this process"),
+        connect(cluster.scheduler_address),
+    ):
+        pass
+    assert cloudmask.__version__ != "0.0.1"
+
+
+def test_either_a_scheduler_or_workers():
+    with pytest.raises(ValueError, match="give either"), connect():
+        pass
+
+
+def slow(block):
+    time.sleep(0.1)
+    return block
+
+
+def test_workers_may_be_killed_and_the_mask_is_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = (rng.random((1024, 1024)) > 0.5).astype("uint8")
+    mask = xr.DataArray(da.from_array(pixels, chunks=128).map_blocks(slow), dims=("y", "x"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        killed = []
+
+        def kill():
+            for _ in range(2):
+                time.sleep(1.2)
+                pid = next(iter(cluster.workers.values())).pid
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        write_cog(mask, tmp_path / "m.tif")
+        killer.join()
+    assert len(set(killed)) == 2
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), pixels)
+    assert [path.name for path in Path(tmp_path).glob(".*")] == []

@@ -24,7 +24,7 @@ Labels = NDArray[Any]
 AUGMENTATIONS = ("turn", "scale", "radiometry", "haze", "sea", "paste", "degrade", "nodata")
 """What can be done to a patch; all of it is by default."""
 
-_OPAQUE, _VEIL = 0.4, 0.15
+_OPAQUE, _VEIL = 0.3, 0.12
 """Opacity from which a pasted cloud is labelled cloud, and below which still clear."""
 
 
@@ -94,7 +94,7 @@ def patches(
         if (label == CLOUD).mean() < 0.002:
             if "sea" in augment and rng.random() < 0.45:
                 image = _lay_sea(image, dark, rng)
-            if "paste" in augment and rng.random() < 0.5:
+            if "paste" in augment and rng.random() < 0.6:
                 image, label = _paste_cloud(image, label, dark, mattes, rng)
         if "radiometry" in augment:
             image = _radiometry(image, sample, clear, dark, rng)
@@ -188,11 +188,14 @@ def _paste_cloud(
     if opacity is None or opacity.shape != label.shape:
         opacity = _invented_cloud(label.shape[0], rng)
     reach = label.shape[0] // 12
-    shadow = np.roll(opacity, rng.integers(-reach, reach + 1, size=2), axis=(0, 1))
+    fall = rng.integers(-reach, reach + 1, size=2)
+    shadow = np.roll(opacity, fall, axis=(0, 1))
+    # A cumulus is bright towards the sun and grey towards its shadow.
+    lit = opacity - np.roll(opacity, -np.sign(fall) * rng.integers(1, 4), axis=(0, 1))
     image = image * (1 - rng.uniform(0, 0.6) * shadow[..., None])
     white = rng.uniform(0.3, 0.75) if dark else rng.uniform(0.75, 1.2)
-    texture = 1 + rng.uniform(0, 0.1) * _noise(label.shape[0], rng)
-    texture = texture - rng.uniform(0, 0.25) * (1 - opacity)
+    texture = 1 + rng.uniform(0, 0.15) * _noise(label.shape[0], rng)
+    texture = texture - rng.uniform(0, 0.25) * (1 - opacity) - rng.uniform(0, 0.3) * lit
     tint = 1 + rng.uniform(-0.04, 0.04, 3).astype("float32")
     cloud = np.maximum(white * texture, bright + 0.05)[..., None] * tint
     image = np.clip(image * (1 - opacity[..., None]) + cloud * opacity[..., None], 0, 1)
@@ -203,10 +206,12 @@ def _paste_cloud(
 def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
     """Opacity of a cloud field made of fractal noise, from a few cumulus to a deck."""
     noise = _noise(size, rng)
-    share = math.exp(rng.uniform(math.log(0.005), math.log(0.6)))
+    share = math.exp(rng.uniform(math.log(0.003), math.log(0.6)))
     start = np.quantile(noise[::4, ::4], 1 - share)
-    soft = rng.uniform(0.1, 1.0) * max(float(noise.max() - start), 0.1)
-    return np.clip((noise - start) / soft, 0, 1) * rng.uniform(0.5, 1)
+    soft = math.exp(rng.uniform(math.log(0.1), 0))
+    rise = soft * max(float(noise.max() - start), 0.1)
+    # What rises steeply is thick; only a slow rise may be a veil all over.
+    return np.clip((noise - start) / rise, 0, 1) * rng.uniform(max(0.5, 1 - soft), 1)
 
 
 def _real_cloud(mattes: Sequence[Pixels], rng: np.random.Generator) -> Pixels:

@@ -99,7 +99,10 @@ def test_evaluate_compares_with_the_label(folder):
     text = run("evaluate", "mask.tif", "scene_label.tif", cwd=folder).stdout
     assert text.startswith(f"F1 {scores['f1']:.3f}, precision")
     perfect = run("evaluate", "mask.tif", "mask.tif", "--json", cwd=folder)
-    assert json.loads(perfect.stdout) == {"precision": 1, "recall": 1, "f1": 1}
+    scores = json.loads(perfect.stdout)
+    assert [scores[name] for name in ("f1", "precision", "recall", "iou")] == [1, 1, 1, 1]
+    assert scores["brier"] == 0
+    assert scores["false_cloud"] is None  # there is cloud in it
 
 
 def test_zarr_with_json_and_a_quicklook(folder):
@@ -294,7 +297,7 @@ REFUSED = {
     "extension": (("segment", "scene.tif", "out.jpg"), "let it end in .tif, .zarr or .png"),
     "picture of p": (("segment", "scene.tif", "p.png", "--probability"), "a picture holds a mask"),
     "p on scene": ((*SCENE_OUT, "--probability", "--grid", "scene"), "leave out --grid scene"),
-    "no out": (("segment", "scene.tif"), "Missing argument 'OUT'"),
+    "no out": (("segment", "scene.tif"), "give SCENE and OUT, or scenes and --out-dir"),
     "no such option": ((*SCENE_OUT, "--resise", "3"), "--resise"),
     "no such command": (("segmnt", "scene.tif", "out.tif"), "segmnt"),
     "info": (("info", "none.tif"), "none.tif does not exist"),

@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import io
 import json
 import logging
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask.report import CloudCover
-from cloudmask.write import write_json
+from cloudmask.write import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +152,8 @@ def _read_note(note: Path, made_from: str) -> Outcome | None:
 
 
 def _write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in outcomes)
-    temporary.replace(path)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(Outcome)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(outcome) for outcome in outcomes)
+    write_text(path, table.getvalue())

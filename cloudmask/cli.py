@@ -43,6 +43,15 @@ class _Gsd(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is neither metres nor 'native'", param, ctx)
 
 
+class _Location(click.ParamType):  # type: ignore[type-arg]
+    name = "PATH|URL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # noqa: ARG002
+        from cloudmask.constants import locate
+
+        return locate(value)
+
+
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
     name = "VALUES"
 
@@ -160,10 +169,13 @@ def _reading_options(command: Any) -> Any:
 @click.argument("paths", nargs=-1, required=True, metavar="SCENE OUT | SCENE...")
 @click.option(
     "--out-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Location(),
     help="Segment many scenes into this folder: paths, patterns, lists (.txt).",
 )
-@click.option("--resume", is_flag=True, help="With --out-dir: keep what is finished.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Keep what an earlier run finished: of many scenes, or of the chunks of a .zarr.",
+)  # fmt: skip
 @_scene_options
 @click.option("--scale", type=float, help="Value that maps to 255 (needed unless uint8).")
 @click.option(
@@ -180,12 +192,15 @@ def _reading_options(command: Any) -> Any:
     "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Default: what this machine is fastest at.",
 )  # fmt: skip
-@click.option("--quicklook", type=click.Path(path_type=Path), help="Also draw a PNG.")
+@click.option("--quicklook", type=_Location(), help="Also draw a PNG.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster: tcp://host:8786.")
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N",
     help="Or on N processes of this machine; default: on threads, which is faster.",
 )  # fmt: skip
+@click.option(
+    "--gpus", metavar="0,1", help="Or on a process for each of these GPUs (needs dask-cuda)."
+)
 @click.option(
     "--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS",
     help="How long to wait for a cluster's first worker.",
@@ -206,22 +221,25 @@ def segment(
     OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
     Values: 0 clear, 1 cloud, 255 nodata.
     """
+    from cloudmask.constants import locate
     from cloudmask.network import keep_freed_memory
     from cloudmask.registry import load_model
 
     _log(quiet=quiet)
     if options["gsd"] is not None and options["resize_factor"] is not None:
         raise ValueError("--gsd and --resize-factor are both given: choose one")
-    if out_dir is None and (len(paths) != 2 or resume):
+    if out_dir is None and len(paths) != 2:
         raise ValueError("give SCENE and OUT, or scenes and --out-dir")
     if out_dir is not None and options["quicklook"] is not None:
         raise ValueError("--quicklook names one picture: leave it out with --out-dir")
     model = load_model(options.pop("model"), precision=options.pop("precision"))
-    where = {key: options.pop(key) for key in ("scheduler", "workers", "timeout")}
+    where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus", "timeout")}
     keep_freed_memory()
     with _cluster(model, **where):
         if out_dir is None:
-            _segment_one(paths[0], Path(paths[1]), model, options, as_json=as_json, quiet=quiet)
+            out = locate(paths[1])
+            options["resume"] = resume
+            _segment_one(paths[0], out, model, options, as_json=as_json, quiet=quiet)
         else:
             _segment_many(
                 paths, out_dir, model, options, resume=resume, as_json=as_json, quiet=quiet
@@ -229,15 +247,13 @@ def segment(
 
 
 @contextmanager
-def _cluster(
-    model: Any, scheduler: str | None, workers: int | None, timeout: float
-) -> Iterator[None]:
-    if scheduler is None and workers is None:
+def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[None]:
+    if not any(where.values()):
         yield
         return
     from cloudmask.cluster import connect, send_weights
 
-    with connect(scheduler, workers, timeout=timeout) as client:
+    with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
         yield
 

@@ -36,7 +36,11 @@ class _Weights(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
 
 @contextmanager
 def connect(
-    scheduler: str | None = None, workers: int | None = None, *, timeout: float = 60.0
+    scheduler: str | None = None,
+    workers: int | None = None,
+    gpus: str | None = None,
+    *,
+    timeout: float = 60.0,
 ) -> Iterator[Client]:
     """Connect to a scheduler, or start worker processes here, and make them dask's default.
 
@@ -46,6 +50,8 @@ def connect(
         Address, such as ``tcp://host:8786``; TLS by dask's own configuration.
     workers : int, optional
         Instead: processes on this machine, which share its cores, for TensorFlow too.
+    gpus : str, optional
+        Instead: numbers of this machine's GPUs, such as ``0,1``, for a process each.
     timeout : float
         Seconds to wait for a first worker.
 
@@ -55,10 +61,12 @@ def connect(
         No scheduler answers within 10 seconds, or no worker comes.
     ValueError
         A worker has no cloudmask, or another version.
+    ImportError
+        GPUs are asked for without dask-cuda.
     """
-    if (scheduler is None) == (workers is None):
-        raise ValueError("give either a scheduler's address or a number of workers")
-    with _client(scheduler, workers) as client:
+    if [scheduler, workers, gpus].count(None) != 2:
+        raise ValueError("give one of: a scheduler's address, a number of workers, or GPUs")
+    with _client(scheduler, workers, gpus) as client:
         logger.info("dashboard at %s", client.dashboard_link)
         _wait_for_workers(client, timeout)
         _check_versions(client)
@@ -73,9 +81,10 @@ def send_weights(client: Client, path: str | Path) -> None:
 
 
 @contextmanager
-def _client(scheduler: str | None, workers: int | None) -> Iterator[Client]:
-    if workers is not None:
-        with _local_cluster(workers) as cluster, Client(cluster) as client:
+def _client(scheduler: str | None, workers: int | None, gpus: str | None) -> Iterator[Client]:
+    if scheduler is None:
+        started = _local_cluster(workers) if workers else _gpu_cluster(gpus)
+        with started as cluster, Client(cluster) as client:
             yield client
         return
     try:
@@ -106,6 +115,15 @@ def _local_cluster(workers: int) -> LocalCluster:
         },
         dashboard_address=":0",
     )
+
+
+def _gpu_cluster(gpus: str | None) -> Any:
+    """One process for each GPU, with one thread: one network fits, two would not."""
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise ImportError("GPUs as workers need dask-cuda: pip install dask-cuda") from error
+    return LocalCUDACluster(CUDA_VISIBLE_DEVICES=gpus, threads_per_worker=1, dashboard_address=":0")
 
 
 def _wait_for_workers(client: Client, timeout: float) -> None:

@@ -1,5 +1,6 @@
 """One scene, from file to file: what `cloudmask segment` does."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import dask
 import xarray as xr
 
+from cloudmask.constants import is_remote
 from cloudmask.mask import check_threshold, threshold
 from cloudmask.plan import Plan
 from cloudmask.prediction import predict
@@ -16,7 +18,12 @@ from cloudmask.resample import enlarge, fine_chunks
 from cloudmask.scene import open_label, open_scene, open_valid
 from cloudmask.write import check_output, write_cog, write_png, write_zarr
 
-_WRITERS = {".tif": write_cog, ".tiff": write_cog, ".png": write_png, ".zarr": write_zarr}
+_WRITERS: dict[str, Callable[..., None]] = {
+    ".tif": write_cog,
+    ".tiff": write_cog,
+    ".png": write_png,
+    ".zarr": write_zarr,
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Job:
     """PNG to draw besides."""
     overwrite: bool = False
     """Replace existing output."""
+    resume: bool = False
+    """Go on with a Zarr store that was not finished."""
 
     def __post_init__(self) -> None:
         suffix = self.out.suffix.lower()
@@ -64,6 +73,11 @@ class Job:
             raise ValueError("probabilities are on the model's grid: leave out --grid scene")
         if self.probability and suffix == ".png":
             raise ValueError("probabilities need a .tif or .zarr: a picture holds a mask")
+        if self.resume and suffix != ".zarr":
+            raise ValueError(
+                f"{self.out} cannot be resumed, a COG is written anew: leave out --resume, or let "
+                "it end in .zarr"
+            )
         check_threshold(self.cut)
         self._check_outputs()
 
@@ -73,12 +87,12 @@ class Job:
             outputs.append(self.quicklook)
             if self.quicklook.suffix.lower() != ".png":
                 raise ValueError(f"{self.quicklook} is no picture name: let it end in .png")
-            if self.quicklook.resolve() == self.out.resolve():
+            if self.quicklook.absolute() == self.out.absolute():
                 raise ValueError(f"{self.out} is named twice: give the quicklook another name")
         for output in outputs:
-            if output.exists() and Path(self.scene).exists() and output.samefile(self.scene):
+            if _is_same(output, self.scene):
                 raise ValueError(f"{output} is the scene itself: choose another name")
-            check_output(output, overwrite=self.overwrite)
+            check_output(output, overwrite=self.overwrite or self.resume)
 
     @property
     def cut(self) -> float:
@@ -87,7 +101,9 @@ class Job:
 
     def run(self) -> CloudCover:
         """Open, predict, write; count what was written."""
-        _WRITERS[self.out.suffix.lower()](self._result(), self.out, overwrite=self.overwrite)
+        suffix = self.out.suffix.lower()
+        more = {"resume": self.resume} if suffix == ".zarr" else {}
+        _WRITERS[suffix](self._result(), self.out, overwrite=self.overwrite, **more)
         with dask.config.set(scheduler="threads"):  # workers of a cluster may not see the output
             written = open_label(self.out)
             mask = threshold(written, self.cut) if self.probability else written
@@ -145,3 +161,9 @@ class Job:
             "width": self.plan.native.width,
             **self.plan.to_dict(),
         }
+
+
+def _is_same(output: Path, scene: str) -> bool:
+    if is_remote(output) or is_remote(scene):
+        return str(output) == scene
+    return output.exists() and Path(scene).exists() and output.samefile(scene)

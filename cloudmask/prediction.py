@@ -129,6 +129,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
             "long_name": "probability of cloud",
             "units": "1",
             "threshold": model.threshold,
+            "overlap": halo,
             **{k: v for k, v in scene.attrs.items() if str(k).startswith("scene_")},
             **getattr(model, "provenance", {"model": model.name}),
         },

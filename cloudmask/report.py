@@ -10,7 +10,7 @@ import xarray as xr
 from PIL import Image
 
 from cloudmask.chunks import Block
-from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.constants import CLEAR, CLOUD, NODATA, locate
 from cloudmask.write import replacing
 
 _QUICKLOOK_SIDE = 1200
@@ -89,8 +89,9 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None
     painted[values == NODATA] = (128, 128, 128)
     gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
     picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=1))
-    with replacing(Path(path)) as work:
-        picture.save(work / Path(path).name, format="PNG")
+    path = locate(path)
+    with replacing(path) as work:
+        picture.save(work / path.name, format="PNG")
 
 
 def quicklook_factor(height: int, width: int) -> float:

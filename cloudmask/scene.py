@@ -93,6 +93,10 @@ def open_scene(
     data = _lazy(load, reader, grid, chunk, bands=len(bands), dtype=dtype, token=(limits, "scene"))
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
+    array.attrs["scene_source"] = str(path)
+    array.attrs["scene_version"] = reader.version
+    if limits is not None:
+        array.attrs["scene_radiometry"] = [list(limits.low), list(limits.high)]
     # So that write_cog(like=path) sees the nodata that this scene has.
     array.attrs["scene_bands"] = list(bands)
     if nodata is not None:

@@ -123,7 +123,7 @@ def test_a_worker_with_another_version_is_named(cluster, monkeypatch):
 
 
 def test_either_a_scheduler_or_workers():
-    with pytest.raises(ValueError, match="give either"), connect():
+    with pytest.raises(ValueError, match="give one of"), connect():
         pass
 
 

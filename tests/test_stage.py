@@ -59,7 +59,7 @@ def test_a_slow_writer_holds_the_cluster_back(tmp_path, monkeypatch):
         with lock:
             made.append((i, j))
 
-    real = stage._Windows.__setitem__
+    real = stage._Windows.take
     written = []
 
     def slow(self, index, block):
@@ -69,7 +69,7 @@ def test_a_slow_writer_holds_the_cluster_back(tmp_path, monkeypatch):
         written.append(index)
         real(self, index, block)
 
-    monkeypatch.setattr(stage._Windows, "__setitem__", slow)
+    monkeypatch.setattr(stage._Windows, "take", slow)
     write_cog(lazy_mask(30, 4, count), tmp_path / "m.tif")
     assert sorted(made) == [(i, j) for i in range(30) for j in range(4)]
     assert max(ahead) <= 3 * 4

@@ -22,6 +22,10 @@ class Reader(Protocol):
     """What `open_scene` asks of a file format."""
 
     @property
+    def version(self) -> str:
+        """Size, time and number of a local file: an overwritten file is another scene."""
+
+    @property
     def bands(self) -> tuple[int, ...]:
         """Bands to read, counted from 1."""
 

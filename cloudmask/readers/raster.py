@@ -1,6 +1,7 @@
 """Read through GDAL."""
 
 import math
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, vers
 from cloudmask.stopwatch import stage
 
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
-# that GDAL's own threads and a cache of 5 % of the memory would only get in the way.
+# that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
+# hangs is given up after three times a minute. What the user's environment sets holds.
 _GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_NUM_THREADS": "1",
-    "GDAL_CACHEMAX": GDAL_CACHE,
-    "GDAL_HTTP_TIMEOUT": "60",
-    "GDAL_HTTP_MAX_RETRY": "3",
+    option: value
+    for option, value in {
+        "GDAL_NUM_THREADS": "1",
+        "GDAL_CACHEMAX": GDAL_CACHE,
+        "GDAL_HTTP_TIMEOUT": "60",
+        "GDAL_HTTP_MAX_RETRY": "2",
+    }.items()
+    if option not in os.environ
 }
 
 

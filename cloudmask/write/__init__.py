@@ -1,6 +1,13 @@
 """Write a mask or a probability to a file: on its exact grid, read back, atomic."""
 
-from cloudmask.write.output import check_output, replacing, without_nan, write_json, writing
+from cloudmask.write.output import (
+    check_output,
+    replacing,
+    without_nan,
+    write_json,
+    write_text,
+    writing,
+)
 from cloudmask.write.raster import write_cog, write_png
 from cloudmask.write.zarr import write_zarr
 
@@ -11,6 +18,7 @@ __all__ = [
     "write_cog",
     "write_json",
     "write_png",
+    "write_text",
     "write_zarr",
     "writing",
 ]

@@ -17,7 +17,7 @@ import rasterio
 import xarray as xr
 from rasterio._err import CPLE_BaseError
 
-from cloudmask.constants import is_zarr
+from cloudmask.constants import is_remote, is_zarr
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -29,6 +29,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     ------
     FileNotFoundError, NotADirectoryError, PermissionError, FileExistsError, IsADirectoryError
     """
+    if is_remote(path):
+        _check_remote(path, overwrite=overwrite)
+        return
     folder = path.parent
     if not folder.exists():
         raise FileNotFoundError(f"the folder {folder} does not exist: make it first")
@@ -44,6 +47,25 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 
+def _check_remote(path: Path, *, overwrite: bool) -> None:
+    """Object stores tell what they allow when they are asked to do it."""
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        exists = path.exists()
+        probe.write_bytes(b"cloudmask")
+        probe.unlink()
+    except ImportError as error:
+        raise ImportError(f"{path} needs a package: {error}") from error
+    except Exception as error:  # each store has exceptions of its own
+        cause = str(error).strip().split("\n")[0] or type(error).__name__
+        raise OSError(
+            f"{path} cannot be written to: {cause}; check the bucket, its rights and the "
+            "credentials"
+        ) from error
+    if exists and not overwrite:
+        raise FileExistsError(f"{path} exists: pass overwrite to replace it")
+
+
 def check_kind(array: xr.DataArray) -> None:
     """Refuse what is neither a mask nor a probability with a ValueError."""
     if array.dtype != np.uint8 and array.dtype.kind != "f":
@@ -55,9 +77,13 @@ def check_kind(array: xr.DataArray) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A folder beside `path` in which to make files; on success they move into place."""
+    """A folder beside `path` in which to make files; on success they move into place.
+
+    For a URL a local one, from which they are sent: an object appears when it is complete.
+    """
+    beside = None if is_remote(path) else path.parent
     try:
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
     except OSError as error:
         raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
     try:
@@ -65,7 +91,11 @@ def replacing(path: Path) -> Iterator[Path]:
         # Sidecars first: the file itself appears last, complete.
         files = sorted(work.iterdir(), key=lambda file: file.name == path.name)
         for made in files:
-            _move(made, path.parent / made.name, work)
+            if is_remote(path):
+                target: Any = path.with_name(made.name)
+                target.fs.put(str(made), target.path)
+            else:
+                move(made, path.parent / made.name)
         sidecar = path.with_name(f"{path.name}.aux.xml")
         if sidecar.name not in {made.name for made in files}:
             sidecar.unlink(missing_ok=True)  # GDAL's notes on the file that was replaced
@@ -74,11 +104,16 @@ def replacing(path: Path) -> Iterator[Path]:
         for _ in range(5):
             shutil.rmtree(work, ignore_errors=True)
             time.sleep(0.04)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            cause = error.strerror
-            raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
+        full_disk(path, error)
         raise
     shutil.rmtree(work, ignore_errors=True)
+
+
+def full_disk(path: Path, error: BaseException) -> None:
+    """Raise the error that names `path`, where `error` says that its disk is full."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        cause = error.strerror
+        raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
 
 
 def without_nan(value: Any) -> Any:
@@ -91,9 +126,17 @@ def without_nan(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either the old or the new one, never half of it."""
+    """Write a JSON file; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is either the old or the new one, never half of it."""
+    if is_remote(path):  # an object appears whole
+        path.write_text(text)
+        return
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
 
 
@@ -108,7 +151,8 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be written, is the disk full? {cause}") from error
 
 
-def _move(made: Path, final: Path, work: Path) -> None:
+def move(made: Path, final: Path) -> None:
+    """Replace `final` by `made`, in one step for a file."""
     if made.is_dir() and final.exists():  # a folder replaces no other folder in one step
-        final.rename(work / f"{final.name}.old")
+        final.rename(made.with_name(f"{final.name}.old"))
     made.replace(final)

@@ -10,7 +10,7 @@ import rasterio
 import rasterio.shutil
 import xarray as xr
 
-from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
+from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, locate
 from cloudmask.resample import enlarge
 from cloudmask.scene import open_valid
 from cloudmask.stopwatch import stage
@@ -65,7 +65,7 @@ def write_cog(
     height × width bytes of disk beside `path` while it works (four times for probabilities), and
     memory for the chunks in flight only.
     """
-    path = Path(path)
+    path = locate(path)
     check_output(path, overwrite=overwrite)
     if compress not in _COMPRESSIONS:
         raise ValueError(f"compress is {compress!r}: choose {' or '.join(_COMPRESSIONS)}")
@@ -97,7 +97,7 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
 
     Parameters and errors as for `write_cog`; `array` must be a mask.
     """
-    path = Path(path)
+    path = locate(path)
     check_output(path, overwrite=overwrite)
     if array.dtype != np.uint8:
         raise ValueError(f"a picture shows a mask, not {array.dtype}: cut it with threshold first")

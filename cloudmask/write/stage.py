@@ -2,16 +2,13 @@
 
 import threading
 import zlib
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import rasterio
 import xarray as xr
-from dask.array.core import Array
 from rasterio.windows import Window
 
 from cloudmask.chunks import Block
@@ -19,12 +16,10 @@ from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, 
 from cloudmask.grid import grid_of
 from cloudmask.stopwatch import stage
 from cloudmask.write.output import writing
+from cloudmask.write.stream import stream
 
 COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
 """Colour table of a mask, RGBA: clear black, cloud white, nodata transparent."""
-
-_RETRIES = 2
-"""Times that a cluster tries a failed chunk again: a read over the network may fail once."""
 
 Sum = tuple[slice, slice, int]
 """Rows, columns, and the CRC-32 of the pixels there."""
@@ -61,14 +56,14 @@ def stage_raster(array: xr.DataArray, path: Path, final: Path) -> list[Sum]:
             )
         target = _Windows(dataset, final)
         try:
-            _store(da.asarray(array.data), target)
+            stream(da.asarray(array.data), target.take, str(final))
         finally:
             target.close()
     return target.sums
 
 
 class _Windows:
-    """What `dask.array.store` writes to: one dataset, one window at a time."""
+    """One dataset, to which one window is written at a time."""
 
     def __init__(self, dataset: rasterio.io.DatasetWriter, final: Path) -> None:
         self.dataset = dataset
@@ -77,8 +72,9 @@ class _Windows:
         self.sums: list[Sum] = []
         self.lock = threading.Lock()
 
-    def __setitem__(self, index: tuple[slice, slice], block: Block) -> None:
-        rows, columns = index
+    def take(self, window: tuple[slice, ...], block: Block) -> None:
+        """Write a chunk."""
+        rows, columns = window
         with self.lock, stage("write"), writing(self.final):
             if self.is_closed:
                 raise OSError(f"{self.final} is given up: another of its chunks failed")
@@ -89,86 +85,6 @@ class _Windows:
         """Take no more: after a failure dask's threads finish the chunks that they have begun."""
         with self.lock:
             self.is_closed = True
-
-    def __dask_tokenize__(self) -> tuple[str, int]:
-        return ("cloudmask-windows", id(self))
-
-
-def _store(array: Array, target: _Windows) -> None:
-    """Compute every chunk once and hand it to `target`, in this process on any scheduler."""
-    client = _active_client()
-    scheduler = dask.config.get("scheduler", None)
-    if client is None and scheduler not in ("processes", "multiprocessing"):
-        da.store(array, target, lock=False)
-        return
-    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in array.chunks]
-    (optimized,) = dask.optimize(array)
-    rows = [
-        [
-            ((slice(*bounds[0][i : i + 2]), slice(*bounds[1][j : j + 2])), block)
-            for j, block in enumerate(blocks)
-        ]
-        for i, blocks in enumerate(optimized.to_delayed(optimize_graph=False))
-    ]
-    if client is None:  # the open file cannot cross to other processes: a row at a time comes back
-        for row in rows:
-            windows, blocks = zip(*row, strict=True)
-            for window, block in zip(windows, dask.compute(*blocks), strict=True):
-                target[window] = block
-        return
-    _stream(client, rows, target)
-
-
-def _stream(
-    client: Any, rows: list[list[tuple[tuple[slice, slice], Any]]], target: _Windows
-) -> None:
-    """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
-
-    More would pile up results, and what was read for them, faster than one writer takes them.
-    """
-    from distributed import as_completed
-
-    waiting, windows, running = iter(rows), {}, as_completed()
-
-    def submit() -> None:
-        for row in islice(waiting, 1):
-            futures = client.compute([block for _, block in row], retries=_RETRIES)
-            windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
-            running.update(futures)
-
-    submit()
-    submit()
-    for future in running:
-        window = windows.pop(future)
-        try:
-            block = future.result()
-        except Exception as error:  # whatever a worker raised, or that it died
-            client.cancel(list(windows))
-            raise OSError(_failure(target.final, window, error)) from error
-        target[window] = block
-        future.release()
-        if len(windows) <= len(rows[0]):
-            submit()
-
-
-def _failure(final: Path, window: tuple[slice, slice], error: Exception) -> str:
-    rows, columns = window
-    cause = str(error).strip().split("\n")[0] or type(error).__name__
-    return (
-        f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of {final} failed "
-        f"{_RETRIES + 1} times: {cause}"
-    )
-
-
-def _active_client() -> Any:
-    """The distributed client that dask would compute on, if any."""
-    try:
-        from distributed import default_client
-
-        client = default_client()
-    except (ImportError, ValueError):
-        return None
-    return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
 def verify(path: Path, sums: list[Sum], bands: int | tuple[int, ...] = 1) -> None:

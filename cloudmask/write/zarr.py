@@ -1,5 +1,6 @@
-"""Write a mask or a probability as Zarr."""
+"""Write a mask or a probability as Zarr, from wherever its chunks are made."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,16 @@ import dask.array as da
 import numpy as np
 import rasterio
 import xarray as xr
+import zarr
+from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
-from cloudmask.constants import NODATA
+from cloudmask.constants import NODATA, locate
 from cloudmask.grid import Grid, grid_of
-from cloudmask.write.output import check_kind, check_output, replacing
+from cloudmask.stopwatch import stage
+from cloudmask.write.output import check_kind, check_output
+from cloudmask.write.partial import Partial, check_same, partial_store
+from cloudmask.write.stream import Window, stream
 
 _SPATIAL = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
@@ -29,7 +35,9 @@ _PROJ = {
 }
 
 
-def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False) -> None:
+def write_zarr(
+    array: xr.DataArray, path: str | Path, *, overwrite: bool = False, resume: bool = False
+) -> None:
     """Write a mask or a probability as a Zarr v3 group that GDAL, xarray and rioxarray place.
 
     Parameters
@@ -37,29 +45,77 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
     array : (…, y, x) DataArray
         Mask (uint8) or probability (float32, NaN where nodata), lazy or not.
     path : str or Path
-        The store to make, in an existing folder.
+        The store to make, in an existing folder; or a URL, such as ``s3://bucket/mask.zarr``.
     overwrite : bool
         Replace an existing store, once the new one is complete.
+    resume : bool
+        Go on with a run that was stopped, and keep what is done if this one fails; a complete store
+        made from the same is left as it is.
 
     Raises
     ------
     FileExistsError, FileNotFoundError, ValueError, OSError
-        As for `write_cog`.
+        As for `write_cog`; and where `resume` finds what was made from another scene, model,
+        threshold or grid.
 
     Notes
     -----
-    One Zarr chunk a dask chunk, written by the task that made it. CRS as ``spatial_ref`` (CF) and
-    as ``proj:`` and ``spatial:`` attributes (GeoZarr).
+    One Zarr chunk a dask chunk, written by the task that made it: from the workers of a cluster,
+    which must see `path`. CRS as ``spatial_ref`` (CF) and as ``proj:`` and ``spatial:`` attributes
+    (GeoZarr). Until it is complete the store is ``.NAME.partial`` beside `path`.
     """
-    path = Path(path)
-    check_output(path, overwrite=overwrite)
+    path = locate(path)
     check_kind(array)
     name = "mask" if array.dtype == np.uint8 else "probability"
     grid = grid_of(array)
-    array = grid.attach(_uniform_chunks(array))
+    array = grid.attach(_uniform_chunks(array)).rename(name)
+    made_from = _made_from(array, grid)
+    if resume and path.exists() and not overwrite:
+        check_same(path, path, made_from)
+        return
+    check_output(path, overwrite=overwrite)
+    with partial_store(path, made_from, resume=resume) as partial:
+        if not partial.has_begun:
+            _write_metadata(array, grid, made_from, partial.store)
+            partial.begin()
+        partial.check_workers()
+        data = array.data
+        written = data.map_blocks(
+            _write_chunk,
+            partial=partial,
+            variable=name,
+            chunks=tuple((1,) * count for count in data.numblocks),
+            dtype="uint8",
+            meta=np.empty((0,) * data.ndim, "uint8"),
+        )
+        windows = slices_from_chunks(data.chunks)
+        stream(written, _nothing_more, str(path), windows=windows, done=partial.done())
+
+
+def _nothing_more(window: Window, block: Block) -> None:
+    """The task wrote the chunk itself."""
+
+
+def _write_chunk(
+    block: Block, *, partial: Partial, variable: str, block_id: tuple[int, ...] = ()
+) -> Block:
+    """Write one chunk where it was made, then note that it is done."""
+    # After a failure dask's threads and workers finish the chunks that they have begun, and Zarr
+    # would make the folder anew for them.
+    if not partial.has_begun:
+        raise FileNotFoundError(f"the folder {partial.folder} is gone")
+    with stage("write"):
+        zarr.open_array(partial.store, path=variable, mode="r+").blocks[block_id] = block
+        partial.note(block_id)
+    return np.zeros((1,) * block.ndim, "uint8")
+
+
+def _write_metadata(array: xr.DataArray, grid: Grid, made_from: dict[str, Any], store: str) -> None:
+    """All of the store but its pixels."""
+    name = str(array.name)
     nodata = np.uint8(NODATA) if name == "mask" else np.float32(np.nan)
-    dataset = array.rename(name).to_dataset(promote_attrs=False)
-    dataset.attrs = _geozarr_attributes(grid)
+    dataset = array.to_dataset(promote_attrs=False)
+    dataset.attrs = _geozarr_attributes(grid) | {"made_from": made_from}
     dataset[name].encoding = {
         "chunks": tuple(lengths[0] for lengths in array.data.chunks),
         "_FillValue": nodata,  # for CF readers; the next for GDAL
@@ -68,22 +124,20 @@ def write_zarr(array: xr.DataArray, path: str | Path, *, overwrite: bool = False
         "grid_mapping": array.rio.grid_mapping,
         "coordinates": array.rio.grid_mapping,
     }
-    with replacing(path) as work:
-        dataset[name].data = array.data.map_blocks(
-            _while_wanted, folder=work.resolve(), dtype=array.dtype, meta=array.data._meta
-        )
-        dataset.to_zarr(work / path.name, zarr_format=3, consolidated=False)
+    dataset.to_zarr(store, zarr_format=3, consolidated=False, compute=False)
 
 
-def _while_wanted(block: Block, *, folder: Path) -> Block:
-    """Hold a chunk back once its output was given up.
-
-    After a failure dask's threads and workers finish the chunks that they have begun, and Zarr
-    would make the folder anew for them.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} is gone, or is not seen from this worker")
-    return block
+def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
+    """What a store depends on, as far as its array tells, in JSON's types."""
+    keys = ("model", "model_sha256", "threshold", "overlap", "cloudmask_version")
+    facts = {
+        **{k: v for k, v in array.attrs.items() if k in keys or str(k).startswith("scene_")},
+        "array": f"{array.dtype} {array.name}",
+        "grid": [grid.height, grid.width, *grid.transform[:6]],
+        "chunks": [lengths[0] for lengths in array.data.chunks],
+    }
+    read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return read_back
 
 
 def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:

@@ -1,0 +1,145 @@
+"""A Zarr store in the making: what it is made from, and which of its chunks are done."""
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloudmask.constants import is_remote, locate
+from cloudmask.write.output import full_disk, move
+from cloudmask.write.stream import active_client
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A folder or prefix with an unfinished store; small enough to cross to every worker."""
+
+    folder: str
+    """Absolute path or URL."""
+    name: str
+    """Of the store inside."""
+
+    @property
+    def store(self) -> str:
+        """Path or URL of the store."""
+        return f"{self.folder}/{self.name}"
+
+    @property
+    def _begun(self) -> Path:
+        return locate(f"{self.folder}/begun")
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether all of the store but its chunks is there."""
+        return self._begun.exists()
+
+    def begin(self) -> None:
+        """Note that chunks can be written."""
+        if not is_remote(self.folder):
+            Path(self.folder, "done").mkdir(exist_ok=True)
+        self._begun.write_text(uuid.uuid4().hex)
+
+    def note(self, index: tuple[int, ...]) -> None:
+        """Note that a chunk is written: in a store one of nodata looks like a missing one."""
+        locate(f"{self.folder}/done/{'.'.join(map(str, index))}").write_bytes(b"")
+
+    def done(self) -> set[tuple[int, ...]]:
+        """Indices of the chunks that are written."""
+        folder = locate(f"{self.folder}/done")
+        if not folder.exists():
+            return set()
+        return {tuple(map(int, note.name.split("."))) for note in folder.iterdir()}
+
+    def check_workers(self) -> None:
+        """Refuse workers that do not see this folder, before any work."""
+        client = active_client()
+        if client is None:
+            return
+        expected = self._begun.read_text()
+        for worker, found in client.run(_read, str(self._begun)).items():
+            if found != expected:
+                raise OSError(
+                    f"worker {worker} does not see {self.folder}: name a folder that all share, an "
+                    "object store (s3://…), or a .tif, which this process writes"
+                )
+
+
+@contextmanager
+def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[Partial]:
+    """The unfinished store of `path`; it becomes `path` on success.
+
+    On failure it is kept for another run if `resume` is set, else removed.
+    """
+    beside = path if is_remote(path) else path.absolute()
+    partial = Partial(str(beside.with_name(f".{path.name}.partial")), path.name)
+    folder = locate(partial.folder)
+    if resume and partial.has_begun:
+        check_same(locate(partial.store), folder, made_from)
+    elif folder.exists():
+        _remove(folder)
+    if not is_remote(path):
+        folder.mkdir(exist_ok=True)
+    try:
+        yield partial
+        _publish(partial, path)
+    except BaseException as error:
+        if not resume:
+            # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
+            for _ in range(5):
+                _remove(folder)
+                time.sleep(0.04)
+        full_disk(path, error)
+        raise
+    _remove(folder)
+
+
+def check_same(store: Path, named: Path, made_from: dict[str, Any]) -> None:
+    """Refuse to go on with a store that was made from something else."""
+    try:
+        found = json.loads((store / "zarr.json").read_text())["attributes"]["made_from"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{named} was not made by cloudmask: choose another name, or remove it"
+        ) from error
+    for key in sorted(found.keys() | made_from.keys()):
+        if found.get(key) != made_from.get(key):
+            raise ValueError(
+                f"{named} was made from another {key.replace('_', ' ')} ({found.get(key)}, now "
+                f"{made_from.get(key)}): leave out resume and pass overwrite, or choose another "
+                "name"
+            )
+
+
+def _read(path: str) -> str | None:
+    try:
+        return locate(path).read_text()
+    except OSError:
+        return None
+
+
+def _remove(folder: Path) -> None:
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
+
+
+def _publish(partial: Partial, path: Path) -> None:
+    made = locate(partial.store)
+    if not is_remote(path):
+        move(made, path)
+        return
+    # An object store renames nothing: it copies. Readers find a store by its zarr.json, which
+    # therefore goes first and comes last.
+    files, source, target = made.fs, made.path, path.path  # type: ignore[attr-defined]
+    if path.exists():
+        files.rm(f"{target}/zarr.json")
+        files.rm(target, recursive=True)
+    names = [name[len(source) :] for name in files.find(source) if name != f"{source}/zarr.json"]
+    files.copy([source + name for name in names], [target + name for name in names])
+    files.copy(f"{source}/zarr.json", f"{target}/zarr.json")

@@ -1,0 +1,126 @@
+"""Every chunk of an array once, on whatever scheduler is active, and back to this process."""
+
+from collections.abc import Callable, Collection
+from itertools import islice
+from typing import Any
+
+import dask
+import numpy as np
+from dask.array.core import Array, slices_from_chunks
+
+from cloudmask.chunks import Block
+
+Window = tuple[slice, ...]
+"""Where a chunk lies."""
+Take = Callable[[Window, Block], None]
+Pair = tuple[Window, Any]
+"""A window and its chunk, delayed."""
+
+_RETRIES = 2
+"""Times that a cluster tries a failed chunk again: a read over the network may fail once."""
+
+
+def stream(
+    array: Array,
+    take: Take,
+    name: str,
+    *,
+    windows: list[Window] | None = None,
+    done: Collection[tuple[int, ...]] = (),
+) -> None:
+    """Compute every chunk and hand it to `take`, in this process.
+
+    Parameters
+    ----------
+    array : dask array
+        Its chunks are computed once each.
+    take : callable
+        Called in any order; from several threads on dask's own schedulers.
+    name : str
+        Of what is written, for errors.
+    windows : list of tuple of slice, optional
+        What `take` is told of each chunk, in C order; default: where it lies in `array`.
+    done : collection of tuple of int
+        Indices of chunks that are left out.
+
+    Raises
+    ------
+    OSError
+        A chunk failed for good on a cluster: its window and the cause, in one line.
+    """
+    (optimized,) = dask.optimize(array)
+    blocks = optimized.to_delayed(optimize_graph=False)
+    named = iter(windows or slices_from_chunks(array.chunks))
+    rows: list[list[Pair]] = [[]]
+    for index in np.ndindex(*blocks.shape):
+        window = next(named)
+        if index not in done:
+            rows[-1].append((window, blocks[index]))
+        if index[-1] == blocks.shape[-1] - 1 and rows[-1]:
+            rows.append([])
+    client = active_client()
+    if client is not None:
+        _from_cluster(client, rows[:-1], take, name)
+    elif dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
+        for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
+            for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
+                take(window, block)
+    else:
+        dask.compute(
+            *(
+                dask.delayed(take)(window, block, dask_key_name=f"write-{id(take)}-{i}")
+                for i, (window, block) in enumerate(pair for row in rows for pair in row)
+            )
+        )
+
+
+def active_client() -> Any:
+    """The distributed client that dask would compute on, if any."""
+    try:
+        from distributed import default_client
+
+        client = default_client()
+    except (ImportError, ValueError):
+        return None
+    return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
+
+
+def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) -> None:
+    """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
+
+    More would pile up results, and what was read for them, faster than one writer takes them.
+    """
+    from distributed import as_completed
+
+    waiting, windows, running = iter(rows), {}, as_completed()
+
+    def submit() -> None:
+        for row in islice(waiting, 1):
+            futures = client.compute([block for _, block in row], retries=_RETRIES)
+            windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
+            running.update(futures)
+
+    submit()
+    submit()
+    for future in running:
+        window = windows.pop(future)
+        try:
+            block = future.result()
+        except Exception as error:  # whatever a worker raised, or that it died
+            client.cancel(list(windows))
+            raise OSError(_failure(client, name, window, error)) from error
+        take(window, block)
+        future.release()
+        if len(windows) <= len(rows[0]):
+            submit()
+
+
+def _failure(client: Any, name: str, window: Window, error: Exception) -> str:
+    if client.status != "running":
+        return f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
+    rows, columns = window[-2:]
+    cause = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of {name} failed "
+        f"{_RETRIES + 1} times: {cause}"
+    )

@@ -1,0 +1,172 @@
+"""A Zarr store goes on where a run was stopped, and only from what it was begun with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+
+from cloudmask import open_scene, predict, threshold, write_zarr
+from cloudmask.sample import write_sample
+
+from .conftest import FakeModel
+
+
+def files(store):
+    return {p.relative_to(store): p.read_bytes() for p in Path(store).rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("resume") / "scene.tif"
+    write_sample(path, size=(500, 600))
+    return path
+
+
+def mask_of(path, *, cut=0.5, chunk=128, model=None, hook=None, **options):
+    scene = open_scene(path, chunk=chunk, **options)
+    if hook is not None:
+        scene = scene.copy(data=scene.data.map_blocks(hook, dtype=scene.dtype, meta=scene.data._meta))
+    return threshold(predict(scene, model or FakeModel()), cut)
+
+
+def stop_at(count):
+    """A hook that fails at its call number `count`."""
+    calls = []
+
+    def hook(block):
+        calls.append(1)
+        if len(calls) == count:
+            raise OSError("stopped")
+        return block
+
+    return hook
+
+
+def stopped(scene, out, **options):
+    """Begin a store and fail in the middle."""
+    with dask.config.set(scheduler="sync"), pytest.raises(OSError, match="stopped"):
+        write_zarr(mask_of(scene, hook=stop_at(12), **options), out, resume=True)
+
+
+def test_what_is_done_is_not_done_again_and_the_bytes_are_the_same(scene, tmp_path):
+    write_zarr(mask_of(scene), tmp_path / "whole" if False else tmp_path / "whole.zarr")
+    out = tmp_path / "mask.zarr"
+    stopped(scene, out)
+    assert not out.exists()
+    done = len(list((tmp_path / ".mask.zarr.partial/done").iterdir()))
+    assert 0 < done < 20
+    made = []
+    write_zarr(mask_of(scene, hook=lambda block: made.append(1) or block), out, resume=True)
+    assert len(made) < 20  # of 4 × 5 chunks and their neighbours
+    assert files(out) == files(tmp_path / "whole.zarr")
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.zarr", "whole.zarr"}
+
+
+def test_a_finished_store_is_left_as_it_is(scene, tmp_path):
+    write_zarr(mask_of(scene), tmp_path / "m.zarr", resume=True)
+    before = files(tmp_path / "m.zarr")
+
+    def never(block):
+        raise AssertionError
+
+    write_zarr(mask_of(scene, hook=never), tmp_path / "m.zarr", resume=True)
+    assert files(tmp_path / "m.zarr") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"cut": 0.4}, "threshold"),
+        ({"model": FakeModel(name="other")}, "model"),
+        ({"resize_factor": 2}, "grid"),
+        ({"chunk": 256}, "chunks"),
+        ({"stretch": 2}, "scene radiometry"),
+    ],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_was_begun_with_another_option_is_refused(scene, tmp_path, change, key, finished):
+    out = tmp_path / "m.zarr"
+    if finished:
+        write_zarr(mask_of(scene), out)
+    else:
+        stopped(scene, out)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=rf"zarr.* was made from another .*{key}"):
+        write_zarr(mask_of(scene, **change), out, resume=True)
+    assert files(tmp_path) == before
+
+
+def test_another_scene_is_refused(scene, tmp_path):
+    stopped(scene, tmp_path / "m.zarr")
+    write_sample(tmp_path / "other.tif", size=(500, 600), seed=9)
+    with pytest.raises(ValueError, match="was made from another scene"):
+        write_zarr(mask_of(tmp_path / "other.tif"), tmp_path / "m.zarr", resume=True)
+
+
+def test_a_foreign_store_is_refused(scene, tmp_path):
+    xr.Dataset({"mask": ("x", [1])}).to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=False)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"m.zarr was not made by cloudmask"):
+        write_zarr(mask_of(scene), tmp_path / "m.zarr", resume=True)
+    assert files(tmp_path) == before
+
+
+def test_without_resume_a_run_begins_anew(scene, tmp_path):
+    stopped(scene, tmp_path / "m.zarr")
+    write_zarr(mask_of(scene, cut=0.4), tmp_path / "m.zarr")
+    np.testing.assert_array_equal(
+        xr.open_zarr(tmp_path / "m.zarr", consolidated=False, mask_and_scale=False)["mask"],
+        mask_of(scene, cut=0.4),
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+
+
+def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, monkeypatch):
+    from cloudmask.write import partial
+
+    def elsewhere(path):
+        return None
+
+    monkeypatch.setattr(partial, "_read", elsewhere)
+    mask = xr.DataArray(da.zeros((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster),
+        pytest.raises(OSError, match=r"worker tcp://.* does not see .*m.zarr.*s3://"),
+    ):
+        write_zarr(mask, tmp_path / "m.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kill_9_and_resume_by_the_command_line(scene, tmp_path):
+    command = [
+        sys.executable, "-m", "cloudmask", "segment", str(scene), "m.zarr", "--resume", "--quiet",
+        "--gsd", "native", "--chunk", "128", "--overlap", "32", "--precision", "float32",
+    ]  # fmt: skip
+    run = subprocess.Popen(command, cwd=tmp_path)
+    done = tmp_path / ".m.zarr.partial/done"
+    end = time.monotonic() + 120
+    while not (done.exists() and len(list(done.iterdir())) >= 2):
+        assert time.monotonic() < end
+        assert run.poll() is None
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "m.zarr").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
+    assert len(kept) < 20
+    first = files(tmp_path / ".m.zarr.partial/m.zarr")
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    subprocess.run([*command, "--overwrite"], cwd=tmp_path, check=True)
+    whole = files(tmp_path / "m.zarr")
+    assert all(whole[name] == content for name, content in first.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]

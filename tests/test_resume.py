@@ -12,12 +12,11 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import FakeModel
 from distributed import Client, LocalCluster
 
 from cloudmask import open_scene, predict, threshold, write_zarr
 from cloudmask.sample import write_sample
-
-from .conftest import FakeModel
 
 
 def files(store):
@@ -34,7 +33,9 @@ def scene(tmp_path_factory):
 def mask_of(path, *, cut=0.5, chunk=128, model=None, hook=None, **options):
     scene = open_scene(path, chunk=chunk, **options)
     if hook is not None:
-        scene = scene.copy(data=scene.data.map_blocks(hook, dtype=scene.dtype, meta=scene.data._meta))
+        scene = scene.copy(
+            data=scene.data.map_blocks(hook, dtype=scene.dtype, meta=scene.data._meta)
+        )
     return threshold(predict(scene, model or FakeModel()), cut)
 
 
@@ -58,7 +59,7 @@ def stopped(scene, out, **options):
 
 
 def test_what_is_done_is_not_done_again_and_the_bytes_are_the_same(scene, tmp_path):
-    write_zarr(mask_of(scene), tmp_path / "whole" if False else tmp_path / "whole.zarr")
+    write_zarr(mask_of(scene), tmp_path / "whole.zarr")
     out = tmp_path / "mask.zarr"
     stopped(scene, out)
     assert not out.exists()
@@ -75,7 +76,7 @@ def test_a_finished_store_is_left_as_it_is(scene, tmp_path):
     write_zarr(mask_of(scene), tmp_path / "m.zarr", resume=True)
     before = files(tmp_path / "m.zarr")
 
-    def never(block):
+    def never(block):  # noqa: ARG001
         raise AssertionError
 
     write_zarr(mask_of(scene, hook=never), tmp_path / "m.zarr", resume=True)
@@ -133,7 +134,7 @@ def test_without_resume_a_run_begins_anew(scene, tmp_path):
 def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, monkeypatch):
     from cloudmask.write import partial
 
-    def elsewhere(path):
+    def elsewhere(path):  # noqa: ARG001
         return None
 
     monkeypatch.setattr(partial, "_read", elsewhere)
@@ -162,11 +163,9 @@ def test_kill_9_and_resume_by_the_command_line(scene, tmp_path):
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert not (tmp_path / "m.zarr").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
-    assert len(kept) < 20
-    first = files(tmp_path / ".m.zarr.partial/m.zarr")
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
-    subprocess.run([*command, "--overwrite"], cwd=tmp_path, check=True)
-    whole = files(tmp_path / "m.zarr")
-    assert all(whole[name] == content for name, content in first.items())
+    assert len(list(done.iterdir())) < 20
+    subprocess.run(command, cwd=tmp_path, check=True)
+    resumed = files(tmp_path / "m.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+    subprocess.run([*command, "--overwrite"], cwd=tmp_path, check=True)
+    assert files(tmp_path / "m.zarr") == resumed

@@ -106,7 +106,7 @@ def check_same(store: Path, named: Path, made_from: dict[str, Any]) -> None:
         raise ValueError(
             f"{named} was not made by cloudmask: choose another name, or remove it"
         ) from error
-    for key in sorted(found.keys() | made_from.keys()):
+    for key in dict.fromkeys([*made_from, *found]):
         if found.get(key) != made_from.get(key):
             raise ValueError(
                 f"{named} was made from another {key.replace('_', ' ')} ({found.get(key)}, now "

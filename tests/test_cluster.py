@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from distributed import Client, LocalCluster
 
 import cloudmask
 from cloudmask import cluster as clusters
-from cloudmask import connect, load_model, predict, send_weights, write_cog
+from cloudmask import connect, load_model, predict, send_weights, write_cog, write_zarr
 from cloudmask.network import add_weights
 from cloudmask.sample import write_sample
 
@@ -157,3 +159,95 @@ def test_workers_may_be_killed_and_the_mask_is_the_same(tmp_path):
     with rasterio.open(tmp_path / "m.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), pixels)
     assert [path.name for path in Path(tmp_path).glob(".*")] == []
+
+
+def die_once(block, how, flag, block_id=None):
+    """The first worker that makes certain chunks dies of it."""
+    if block_id in [(0, 1), (2, 2)]:
+        try:
+            Path(f"{flag}-{block_id[0]}").touch(exist_ok=False)
+        except FileExistsError:
+            return block
+        if how == "memory":
+            taken = np.ones(500 * 2**20, "uint8")
+            time.sleep(20)
+            return block + taken[:1]
+        os.kill(os.getpid(), how)
+        time.sleep(20)
+    return block
+
+
+@pytest.mark.parametrize(
+    ("write", "how"),
+    [
+        (write_cog, signal.SIGSEGV),
+        (write_zarr, "memory"),
+        (write_zarr, signal.SIGKILL),
+        pytest.param(write_cog, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(write_cog, "memory", marks=pytest.mark.slow),
+        pytest.param(write_zarr, signal.SIGSEGV, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_may_die_of_a_chunk_and_the_mask_is_the_same(tmp_path, rng, write, how):
+    pixels = (rng.random((256, 256)) > 0.5).astype("uint8")
+    chunks = da.from_array(pixels, chunks=64)
+    mask = chunks.map_blocks(die_once, how=how, flag=str(tmp_path / "dead"), dtype="uint8")
+    suffix = ".tif" if write is write_cog else ".zarr"
+    quick = {"distributed.worker.memory.monitor-interval": "10ms"}
+    with (
+        dask.config.set(quick),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit="600MiB"
+        ) as cluster,
+        Client(cluster),
+    ):
+        write(xr.DataArray(mask, dims=("y", "x")), tmp_path / f"m{suffix}")
+    write(xr.DataArray(chunks, dims=("y", "x")), tmp_path / f"whole{suffix}")
+    assert {path.name for path in tmp_path.glob("dead*")} == {"dead-0", "dead-2"}
+    if write is write_cog:
+        assert (tmp_path / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    else:
+        files = [
+            {path.relative_to(store): path.read_bytes() for path in store.rglob("c/*/*")}
+            for store in (tmp_path / "m.zarr", tmp_path / "whole.zarr")
+        ]
+        assert files[0] == files[1]
+        assert files[0]
+
+
+def started(*command):
+    return subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [write_cog, write_zarr])
+def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    scheduler = started("scheduler", "--host", address, "--dashboard-address", ":0")
+    worker = started("worker", address, "--nthreads", "1", "--no-dashboard")
+    out = tmp_path / ("m.tif" if write is write_cog else "m.zarr")
+
+    def slow(block):  # in here, so that it is sent by value: the scheduler has no tests
+        time.sleep(0.1)
+        return block
+
+    data = da.zeros((1024, 1024), "uint8", chunks=64).map_blocks(slow)
+    mask = xr.DataArray(data, dims=("y", "x"))
+    killer = threading.Timer(3, scheduler.kill)
+    try:
+        with connect(address):
+            killer.start()
+            begun = time.monotonic()
+            with pytest.raises(OSError, match=f"{out.name} was not finished: .*{address} is gone"):
+                write(mask, out)
+            assert time.monotonic() - begun < 60
+    finally:
+        scheduler.kill()
+        worker.kill()
+        scheduler.wait()
+        worker.wait()
+    assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,17 @@
 """Serve a folder over http with byte ranges: ``python range_server.py FOLDER``.
 
 Prints its port, then the bytes of each answer. A process of its own, since rasterio keeps Python's
-lock while it opens a file, so that a server in a thread could not answer.
+lock while it opens a file, so that a server in a thread could not answer. A file with "hangs" in
+its name gives its header, and then nothing.
 """
 
 import http.server
 import sys
+import time
 from pathlib import Path
+
+HEADER = 100_000
+"""Bytes that a file whose name says that it hangs still gives."""
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
@@ -15,15 +20,20 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        body, wanted = path.read_bytes(), self.headers.get("Range")
-        total = len(body)
+        total, wanted = path.stat().st_size, self.headers.get("Range")
+        first, last = 0, total - 1
         if wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            body = body[int(first) : int(last or total - 1) + 1]
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(start), min(int(end or last), last)
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(body) - 1}/{total}")
+            self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
         else:
             self.send_response(200)
+        if "hangs" in path.name and first > HEADER:
+            time.sleep(60)
+        with path.open("rb") as file:
+            file.seek(first)
+            body = file.read(last + 1 - first)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

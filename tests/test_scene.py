@@ -1,6 +1,7 @@
 import itertools
 import logging
 import math
+import os
 import pickle
 import shutil
 import subprocess
@@ -209,6 +210,35 @@ def test_a_window_of_a_url_reads_that_window_only(make_scene, server, rng):
     scene = open_scene(server.url(path), chunk=256)
     values_of(scene[:, :256, :256])
     assert 0 < sum(server.stop()) < 0.2 * path.stat().st_size
+
+
+@pytest.mark.parametrize("side", [8192, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_decimated_scene_with_overviews_transfers_little_of_it(
+    tmp_path_factory, server, rng, side
+):
+    folder = tmp_path_factory.mktemp("large")
+    path, source = folder / f"{side}.tif", folder / "plain.tif"
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": side, "width": side}
+    with rasterio.open(source, "w", **profile, tiled=True) as dataset:
+        for row in range(0, side, 1024):
+            strip = noise(rng, (3, min(1024, side - row), side))
+            dataset.write(strip, window=Window(0, row, side, strip.shape[1]))
+    rasterio.shutil.copy(source, path, driver="COG", num_threads=2)
+    scene = open_scene(server.url(path), resize_factor=16, chunk=256)
+    assert values_of(scene).shape == (3, side // 16, side // 16)
+    assert 0 < sum(server.stop()) < 0.02 * path.stat().st_size
+
+
+def test_a_file_that_hangs_is_given_up_in_the_time_that_is_set(make_scene, server, rng):
+    tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    address = server.url(make_scene(noise(rng, (3, 1024, 1024)), "hangs.tif", **tiles))
+    program = f"import cloudmask; cloudmask.open_scene({address!r}, chunk=256).compute()"
+    limits = {"GDAL_HTTP_TIMEOUT": "2", "GDAL_HTTP_MAX_RETRY": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | limits, timeout=50,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "hangs.tif cannot be read at rows" in done.stderr.splitlines()[-1]
 
 
 def test_a_url_that_does_not_exist(server):

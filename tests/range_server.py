@@ -1,4 +1,4 @@
-"""Serve a folder over http with byte ranges: ``python range_server.py FOLDER``.
+"""Serve a folder over http with byte ranges: ``python range_server.py FOLDER [HOST]``.
 
 Prints its port, then the bytes of each answer. A process of its own, since rasterio keeps Python's
 lock while it opens a file, so that a server in a thread could not answer. A file with "hangs" in
@@ -48,6 +48,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    server = http.server.ThreadingHTTPServer((host, 0), Ranges)
     print(server.server_port, flush=True)
     server.serve_forever()

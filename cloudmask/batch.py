@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def segment_many(
     options: dict[str, Any],
     *,
     resume: bool = False,
+    pool: Executor | None = None,
 ) -> Iterator[Outcome]:
     """Segment scene after scene, and keep summary.csv beside the outputs up to date.
 
@@ -100,6 +102,8 @@ def segment_many(
         All that the outputs depend on besides the scene, such as the model's sha256.
     resume : bool
         Keep outputs that were finished from the same scene with the same options.
+    pool : concurrent.futures.Executor, optional
+        Threads for scenes side by side; without one they go one after the other, in this thread.
 
     Yields
     ------
@@ -108,17 +112,38 @@ def segment_many(
     """
     folder = outputs[0].parent
     (folder / _NOTES).mkdir(exist_ok=True)
-    done: list[Outcome] = []
-    for scene, output in zip(scenes, outputs, strict=True):
+
+    def one(scene: str, output: Path) -> Outcome:
         note = folder / _NOTES / f"{output.name}.json"
         made_from = _fingerprint(scene, options)
         kept = _read_note(note, made_from) if resume and output.exists() else None
         outcome = kept or _segment_one(scene, output, segment)
         if outcome.status == "done":
             write_json(note, {"made_from": made_from, "outcome": asdict(outcome)})
+        return outcome
+
+    done: list[Outcome] = []
+    outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
+    for outcome in outcomes:
         done.append(outcome)
+        done.sort(key=lambda outcome: scenes.index(outcome.scene))
         _write_summary(folder / "summary.csv", done)
         yield outcome
+
+
+def _beside(
+    pool: Executor,
+    one: Callable[[str, Path], Outcome],
+    scenes: Sequence[str],
+    outputs: Sequence[Path],
+) -> Iterator[Outcome]:
+    running = [pool.submit(one, scene, out) for scene, out in zip(scenes, outputs, strict=True)]
+    try:
+        for future in as_completed(running):
+            yield future.result()
+    finally:
+        for future in running:
+            future.cancel()
 
 
 def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudCover]) -> Outcome:

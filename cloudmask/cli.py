@@ -221,6 +221,8 @@ def segment(
     OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
     Values: 0 clear, 1 cloud, 255 nodata.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from cloudmask.constants import locate
     from cloudmask.network import keep_freed_memory
     from cloudmask.registry import load_model
@@ -235,27 +237,46 @@ def segment(
     model = load_model(options.pop("model"), precision=options.pop("precision"))
     where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus", "timeout")}
     keep_freed_memory()
-    with _cluster(model, **where):
-        if out_dir is None:
-            out = locate(paths[1])
-            options["resume"] = resume
-            _segment_one(paths[0], out, model, options, as_json=as_json, quiet=quiet)
-        else:
-            _segment_many(
-                paths, out_dir, model, options, resume=resume, as_json=as_json, quiet=quiet
-            )
+    if out_dir is None:
+        start = time.perf_counter()
+        options["resume"] = resume
+        job = _job(paths[0], locate(paths[1]), model, options)
+        with _cluster(model, **where):
+            _segment_one(job, start, as_json=as_json, quiet=quiet)
+        return
+    scenes, outputs = _batch(paths, out_dir)
+    # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
+    # up, for which the pool waits.
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, _cluster(model, **where) as is_cluster:
+        pool = threads if is_cluster else None
+        outcomes = _segment_many(
+            scenes,
+            outputs,
+            model,
+            options,
+            resume=resume,
+            as_json=as_json,
+            quiet=quiet,
+            pool=pool,
+        )
+    _sum_up(outcomes, as_json=as_json)
+
+
+_SIDE_BY_SIDE = 4
+"""Scenes at once on a cluster: while one's file is finished, the workers have the next one's."""
 
 
 @contextmanager
-def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[None]:
+def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[bool]:
+    """Run on the cluster that is asked for, if any; whether one is."""
     if not any(where.values()):
-        yield
+        yield False
         return
     from cloudmask.cluster import connect, send_weights
 
     with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
-        yield
+        yield True
 
 
 def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:
@@ -268,71 +289,79 @@ def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:
     return Job(scene, out, model, plan, **rest)
 
 
-def _segment_one(
-    scene: str, out: Path, model: Any, options: dict[str, Any], *, as_json: bool, quiet: bool
-) -> None:
+def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
     from cloudmask import stopwatch
-    from cloudmask.progress import ChunkProgress
+    from cloudmask.progress import Bars
 
-    start = time.perf_counter()
-    job = _job(scene, out, model, options)
-    with ChunkProgress(scene, job.plan.blocks[0] * job.plan.blocks[1], quiet=quiet):
+    with Bars(quiet=quiet) as bars, bars.scene(job.scene):
         cover = job.run()
     elapsed = time.perf_counter() - start
     if cover.cloud_percent is None:
-        logging.getLogger("cloudmask").warning("%s has no valid pixel: all is nodata", scene)
+        logging.getLogger("cloudmask").warning("%s has no valid pixel: all is nodata", job.scene)
     if as_json:
         seconds = {"seconds": elapsed, "thread_seconds": stopwatch.seconds()}
         _print_json(job.facts(cover) | seconds)
     elif not quiet:
         native = job.plan.native
         print(
-            f"{out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
+            f"{job.out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
             f"{native.height} × {native.width} px, {elapsed:.1f} s, "
             f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"
         )
 
 
-def _segment_many(
-    arguments: tuple[str, ...],
-    folder: Path,
-    model: Any,
-    options: dict[str, Any],
-    *,
-    resume: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from dataclasses import asdict
-
-    from cloudmask.batch import find_scenes, name_outputs, segment_many
-    from cloudmask.progress import ChunkProgress
+def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Path]]:
+    """Scenes and their outputs, in a folder that can be written to."""
+    from cloudmask.batch import find_scenes, name_outputs
     from cloudmask.write import check_output
 
     scenes = find_scenes(arguments)
     outputs = name_outputs(scenes, folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_output(folder / "summary.csv", overwrite=True)
-    numbers = {scene: f"{i} of {len(scenes)}, {scene}" for i, scene in enumerate(scenes, start=1)}
+    return scenes, outputs
 
-    def one(scene: str, out: Path) -> Any:
-        job = _job(scene, out, model, options)
-        with ChunkProgress(numbers[scene], job.plan.blocks[0] * job.plan.blocks[1], quiet=quiet):
-            return job.run()
 
-    made_from = model.provenance | {"threshold": model.threshold} | options
-    outcomes = []
-    for outcome in segment_many(scenes, outputs, one, made_from, resume=resume):
-        outcomes.append(outcome)
-        if not quiet and not as_json:
-            print(
-                f"{outcome.output}: {outcome.error or _cover(outcome.cloud_percent)}, "
-                f"{outcome.status}, {outcome.seconds:.1f} s",
-                flush=True,
-            )
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
+def _segment_many(
+    scenes: list[str],
+    outputs: list[Path],
+    model: Any,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    pool: Any,
+) -> list[Any]:
+    from cloudmask.batch import segment_many
+    from cloudmask.progress import Bars
+
+    with Bars(quiet=quiet) as bars, bars.bar("scenes", len(scenes), "scenes") as batch:
+
+        def one(scene: str, out: Path) -> Any:
+            job = _job(scene, out, model, options)
+            with bars.scene(scene):
+                return job.run()
+
+        made_from = model.provenance | {"threshold": model.threshold} | options
+        outcomes = []
+        for outcome in segment_many(scenes, outputs, one, made_from, resume=resume, pool=pool):
+            outcomes.append(outcome)
+            batch.step()
+            if not quiet and not as_json:
+                said = outcome.error or _cover(outcome.cloud_percent)
+                seconds = f"{outcome.seconds:.1f} s"
+                print(f"{outcome.output}: {said}, {outcome.status}, {seconds}", flush=True)
+    return outcomes
+
+
+def _sum_up(outcomes: list[Any], *, as_json: bool) -> None:
+    """Of a batch: JSON where it is asked for, and an error if a scene failed."""
+    from dataclasses import asdict
+
     if as_json:
         _print_json([asdict(outcome) for outcome in outcomes])
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         raise click.ClickException(f"{failed} of {len(outcomes)} scenes failed: see summary.csv")
 
@@ -438,7 +467,7 @@ def evaluate(
     from cloudmask.labelled import Reading
     from cloudmask.manifest import read_examples, select_split
     from cloudmask.mask import check_threshold
-    from cloudmask.progress import CountProgress
+    from cloudmask.progress import Bars
     from cloudmask.registry import load_model
 
     as_json, overwrite, quiet = (options.pop(key) for key in ("as_json", "overwrite", "quiet"))
@@ -453,10 +482,9 @@ def evaluate(
     examples = select_split(read_examples(against), split)
     if out is not None:
         check_folder(out, overwrite=overwrite)
-    with CountProgress(f"{model.name} on {split}", len(examples), quiet=quiet) as progress:
-        evaluation = evaluate_model(
-            model, examples, reading, threshold=threshold, done=progress.step
-        )
+    title = f"{model.name} on {split}"
+    with Bars(quiet=quiet) as bars, bars.bar(title, len(examples)) as bar:
+        evaluation = evaluate_model(model, examples, reading, threshold=threshold, done=bar.step)
     if out is not None:
         write_evaluation(evaluation, out, model=model, reading=reading, overwrite=overwrite)
     facts = {"model": model.name, "model_sha256": model.sha256, "split": split} | evaluation.facts()

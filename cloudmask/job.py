@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
 import xarray as xr
 
 from cloudmask.constants import is_remote
@@ -104,12 +103,11 @@ class Job:
         suffix = self.out.suffix.lower()
         more = {"resume": self.resume} if suffix == ".zarr" else {}
         _WRITERS[suffix](self._result(), self.out, overwrite=self.overwrite, **more)
-        with dask.config.set(scheduler="threads"):  # workers of a cluster may not see the output
-            written = open_label(self.out)
-            mask = threshold(written, self.cut) if self.probability else written
-            if self.quicklook is not None:
-                self._draw(mask, self.quicklook)
-            return cloud_cover(mask)
+        written = open_label(self.out)
+        mask = threshold(written, self.cut) if self.probability else written
+        if self.quicklook is not None:
+            self._draw(mask, self.quicklook)
+        return cloud_cover(mask, scheduler="threads")  # workers may not see the output
 
     def _result(self) -> xr.DataArray:
         """What is to be written, lazy."""
@@ -145,7 +143,7 @@ class Job:
             stretch=self.stretch,
             nodata=self.nodata,
         )
-        quicklook(scene, thin_out(mask, *scene.shape[1:]), path)
+        quicklook(scene, thin_out(mask, *scene.shape[1:]), path, scheduler="threads")
 
     def facts(self, cover: CloudCover) -> dict[str, Any]:
         """The outcome, for JSON."""

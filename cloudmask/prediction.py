@@ -12,7 +12,6 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK
 from cloudmask.fill import CELL, fill_nodata
 from cloudmask.mask import threshold
-from cloudmask.stopwatch import chunk_done
 
 _WINDOWS_PER_BATCH = 16
 
@@ -213,7 +212,6 @@ def _predict_block(
         seen = _trim(filled, rim, has_before, has_after)
         probability = _forward(model, seen, has_before, has_after)
         np.copyto(out, _trim(probability, halo, has_before, has_after), where=core)
-    chunk_done()
     return out.reshape(*leading, *out.shape)
 
 

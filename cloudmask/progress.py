@@ -1,29 +1,32 @@
-"""Progress on stderr: a bar on a terminal, a line now and then in a log."""
+"""Progress on stderr: bars on a terminal, a line now and then in a log."""
 
 import sys
 import time
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
 
-from dask.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from cloudmask.stopwatch import chunks_done
+from cloudmask.watch import watched_by
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-class CountProgress:
-    """Shows how many of `total` are done, while it is entered."""
+class Bars:
+    """The bars of a command, while it is entered."""
 
-    def __init__(
-        self, title: str, total: int, *, unit: str = "images", quiet: bool = False
-    ) -> None:
-        self._title, self._total, self._unit = title, total, unit
-        self._done = 0
-        self._plain = not quiet and not sys.stderr.isatty()
-        self._last_line = time.monotonic()
-        self._bar = Progress(
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.is_plain = not quiet and not sys.stderr.isatty()
+        self._rich = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -32,45 +35,50 @@ class CountProgress:
             transient=True,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task(title, total=total)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._rich.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self._rich.stop()
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None, unit: str = "images") -> Iterator["Bar"]:
+        """A bar that is there while it is entered."""
+        task = self._rich.add_task(title, total=total)
+        try:
+            yield Bar(self, self._rich, task, title, total, unit)
+        finally:
+            self._rich.remove_task(task)
+
+    @contextmanager
+    def scene(self, title: str) -> Iterator[None]:
+        """A bar of the chunks that are written by what this thread starts inside."""
+        with self.bar(title, unit="chunks") as bar, watched_by(bar.show):
+            yield
+
+
+class Bar:
+    """One bar, or its lines in a log."""
+
+    def __init__(
+        self, bars: Bars, rich: Progress, task: TaskID, title: str, total: int | None, unit: str
+    ) -> None:
+        self._bars, self._rich, self._task = bars, rich, task
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._last_line = time.monotonic()
 
     def step(self) -> None:
         """One more is done."""
-        self.show(self._done + 1)
+        self._done += 1
+        self.show(self._done, self._total or self._done)
 
-    def show(self, done: int) -> None:
-        """So many are done."""
-        self._done = done
-        self._bar.update(self._task, completed=done)
+    def show(self, done: int, total: int) -> None:
+        """So many are done, of so many."""
+        self._rich.update(self._task, completed=done, total=total)
         now = time.monotonic()
-        if self._plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
+        if self._bars.is_plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(f"{self._title}: {done} of {self._total} {self._unit}", file=sys.stderr)
-
-
-class ChunkProgress(Callback):  # type: ignore[misc]  # dask.callbacks is untyped
-    """Shows how many of `total` chunks have been through the network, while it is entered."""
-
-    def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
-        self._count = CountProgress(title, total, unit="chunks", quiet=quiet)
-        self._before = chunks_done()
-        super().__init__(posttask=self._finished)
-
-    def __enter__(self) -> Any:
-        self._count.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._count.__exit__()
-
-    def _finished(self, *_: Any) -> None:
-        # Dask fuses tasks and renames them, so their names do not tell which is a chunk.
-        self._count.show(chunks_done() - self._before)
+            print(f"{self._title}: {done} of {total} {self._unit}", file=sys.stderr)

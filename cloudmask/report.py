@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
@@ -39,13 +40,15 @@ class CloudCover:
         return 100 * self.nodata / (self.clear + self.cloud + self.nodata)
 
 
-def cloud_cover(mask: xr.DataArray) -> CloudCover:
+def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     """Count a mask's pixels; computes it, chunk by chunk.
 
     Parameters
     ----------
     mask : DataArray
         uint8: 0 clear, 1 cloud, 255 nodata.
+    **kwargs
+        For `dask.compute`, such as ``scheduler="threads"``.
 
     Raises
     ------
@@ -54,11 +57,11 @@ def cloud_cover(mask: xr.DataArray) -> CloudCover:
     """
     _check_masks(mask)
     data = da.asarray(mask.data)
-    counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)))
+    counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)), **kwargs)
     return CloudCover(*(int(count) for count in counts))
 
 
-def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None:
+def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwargs: Any) -> None:
     """Draw the scene, and beside it the scene with its clouds in red and nodata in grey.
 
     Parameters
@@ -69,6 +72,8 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None
         Of the same shape.
     path : str or Path
         PNG to write, or to replace.
+    **kwargs
+        For `dask.compute`.
 
     Raises
     ------
@@ -80,7 +85,7 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path) -> None
         raise ValueError(
             f"the mask is {mask.shape}, the scene {scene.shape[1:]}: bring them to one grid"
         )
-    pixels, values = dask.compute(scene.data, mask.data)
+    pixels, values = dask.compute(scene.data, mask.data, **kwargs)
     rgb = np.moveaxis(np.nan_to_num(_displayed(pixels)), 0, -1).astype("uint8")
     painted = rgb.copy()
     cloud = values == CLOUD

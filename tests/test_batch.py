@@ -54,6 +54,11 @@ def test_one_bad_scene_does_not_stop_the_others(scenes, tmp_path):
     made = sorted(path.name for path in (tmp_path / "out").glob("*.tif"))
     assert made == ["a.tif", "c.tif"]
 
+    run("*.tif", "--out-dir", tmp_path / "beside", "--workers", 2, cwd=scenes, check=1)
+    for name in made:
+        assert (tmp_path / "beside" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert [*summary(tmp_path / "beside")] == ["a.tif", "b.tif", "c.tif"]
+
     before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
     run("*.tif", "--out-dir", tmp_path / "out", "--resume", "--json", cwd=scenes, check=1)
     assert {n: r["status"] for n, r in summary(tmp_path / "out").items()} == {
@@ -132,7 +137,7 @@ def test_what_cannot_go_together(scenes, tmp_path):
     for arguments, match in [
         (("a.tif",), "give SCENE and OUT, or scenes and --out-dir"),
         (("a.tif", "b.tif", "c.tif"), "give SCENE and OUT"),
-        (("a.tif", "m.tif", "--resume"), "give SCENE and OUT"),
+        (("a.tif", "m.tif", "--resume"), "m.tif cannot be resumed"),
         (("a.tif", "--out-dir", tmp_path, "--quicklook", "q.png"), "--quicklook names one"),
     ]:
         assert match in run(*arguments, cwd=scenes, check=2).stderr

@@ -9,6 +9,7 @@ import numpy as np
 from dask.array.core import Array, slices_from_chunks
 
 from cloudmask.chunks import Block
+from cloudmask.watch import counter
 
 Window = tuple[slice, ...]
 """Where a chunk lies."""
@@ -58,17 +59,23 @@ def stream(
             rows[-1].append((window, blocks[index]))
         if index[-1] == blocks.shape[-1] - 1 and rows[-1]:
             rows.append([])
+    step = counter(sum(map(len, rows)))
+
+    def taken(window: Window, block: Block) -> None:
+        take(window, block)
+        step()
+
     client = active_client()
     if client is not None:
-        _from_cluster(client, rows[:-1], take, name)
+        _from_cluster(client, rows[:-1], taken, name)
     elif dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
         for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
             for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
-                take(window, block)
+                taken(window, block)
     else:
         dask.compute(
             *(
-                dask.delayed(take)(window, block, dask_key_name=f"write-{id(take)}-{i}")
+                dask.delayed(taken)(window, block, dask_key_name=f"write-{id(taken)}-{i}")
                 for i, (window, block) in enumerate(pair for row in rows for pair in row)
             )
         )

@@ -188,6 +188,7 @@ def _reading_options(command: Any) -> Any:
     "--grid", type=click.Choice(["scene", "model"]),
     help="Grid of OUT; default: the scene's.",
 )  # fmt: skip
+@click.option("--multiscale", is_flag=True, help="Add overviews to a .zarr; a .tif has them.")
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Default: what this machine is fastest at.",

@@ -63,6 +63,8 @@ class Job:
     """Replace existing output."""
     resume: bool = False
     """Go on with a Zarr store that was not finished."""
+    multiscale: bool = False
+    """Add overviews to a Zarr store."""
 
     def __post_init__(self) -> None:
         suffix = self.out.suffix.lower()
@@ -72,6 +74,10 @@ class Job:
             raise ValueError("probabilities are on the model's grid: leave out --grid scene")
         if self.probability and suffix == ".png":
             raise ValueError("probabilities need a .tif or .zarr: a picture holds a mask")
+        if self.multiscale and suffix != ".zarr":
+            raise ValueError(
+                f"{self.out} is no Zarr store: leave out --multiscale, a COG has overviews"
+            )
         if self.resume and suffix != ".zarr":
             raise ValueError(
                 f"{self.out} cannot be resumed, a COG is written anew: leave out --resume, or let "
@@ -101,7 +107,8 @@ class Job:
     def run(self) -> CloudCover:
         """Open, predict, write; count what was written."""
         suffix = self.out.suffix.lower()
-        more = {"resume": self.resume} if suffix == ".zarr" else {}
+        is_store = suffix == ".zarr"
+        more = {"resume": self.resume, "multiscale": self.multiscale} if is_store else {}
         _WRITERS[suffix](self._result(), self.out, overwrite=self.overwrite, **more)
         written = open_label(self.out)
         mask = threshold(written, self.cut) if self.probability else written

@@ -656,3 +656,45 @@ def test_zarr_may_end_in_capitals(make_scene, tmp_path, rng):
     write_zarr(mask, tmp_path / "M.ZARR")
     write_zarr(mask, tmp_path / "M.ZARR", overwrite=True)
     np.testing.assert_array_equal(open_label(tmp_path / "M.ZARR"), mask)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "chunk", "is_mask"),
+    [(1100, 700, 256, True), (513, 1, 100, True), (1025, 901, 300, False)],
+)
+def test_overviews_of_a_store_halve_it_on_its_grid(tmp_path, rng, height, width, chunk, is_mask):
+    if is_mask:
+        pixels = rng.choice(np.array([0, 1, 255], "uint8"), (height, width))
+    else:
+        pixels = rng.random((height, width), "float32")
+        pixels[rng.random(pixels.shape) < 0.4] = np.nan
+    array = place(da.from_array(pixels, chunks=chunk))
+    store = tmp_path / "m.zarr"
+    write_zarr(array, store, multiscale=True)
+    name = "mask" if is_mask else "probability"
+    group = zarr.open_group(store, mode="r")
+    layout = group.attrs["multiscales"]["layout"]
+    assert [level["asset"] for level in layout][:2] == [name, f"2/{name}"]
+    finer = pixels
+    for factor, level in zip((2, 4), layout[1:], strict=False):
+        coarse = group[level["asset"]][:]
+        rows, columns = (-(-length // 2) for length in finer.shape)
+        assert coarse.shape == (rows, columns)
+        i, j = rng.integers(rows), rng.integers(columns)
+        four = finer[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].ravel()
+        if is_mask:
+            four = np.concatenate([four, np.full(4 - four.size, 255, "uint8")])
+            counts = {value: (four == value).sum() for value in (1, 0, 255)}
+            assert coarse[i, j] == max(counts, key=counts.get)
+        else:
+            np.testing.assert_allclose(
+                coarse[i, j],
+                np.nan if np.isnan(four).all() else np.nanmean(four),
+                rtol=1e-6,
+            )
+        placed = xr.open_zarr(store, group=str(factor), consolidated=False)[name]
+        assert placed.rio.crs == array.rio.crs
+        scaled = array.rio.transform() @ Affine.scale(factor)
+        assert placed.rio.transform().almost_equals(scaled, precision=1e-6)
+        finer = coarse
+    assert max(finer.shape) <= 512 or len(layout) > 3

@@ -23,6 +23,8 @@ class Partial:
     """Absolute path or URL."""
     name: str
     """Of the store inside."""
+    level: str = ""
+    """Group of an overview, such as "4"; empty for the full resolution."""
 
     @property
     def store(self) -> str:
@@ -31,26 +33,27 @@ class Partial:
 
     @property
     def _begun(self) -> Path:
-        return locate(f"{self.folder}/begun")
+        return locate(f"{self.folder}/begun{self.level}")
 
     @property
     def has_begun(self) -> bool:
-        """Whether all of the store but its chunks is there."""
+        """Whether all of the level but its chunks is there."""
         return self._begun.exists()
 
     def begin(self) -> None:
         """Note that chunks can be written."""
         if not is_remote(self.folder):
-            Path(self.folder, "done").mkdir(exist_ok=True)
+            Path(self.folder, f"done{self.level}").mkdir(exist_ok=True)
         self._begun.write_text(uuid.uuid4().hex)
 
     def note(self, index: tuple[int, ...]) -> None:
         """Note that a chunk is written: in a store one of nodata looks like a missing one."""
-        locate(f"{self.folder}/done/{'.'.join(map(str, index))}").write_bytes(b"")
+        name = ".".join(map(str, index))
+        locate(f"{self.folder}/done{self.level}/{name}").write_bytes(b"")
 
     def done(self) -> set[tuple[int, ...]]:
         """Indices of the chunks that are written."""
-        folder = locate(f"{self.folder}/done")
+        folder = locate(f"{self.folder}/done{self.level}")
         if not folder.exists():
             return set()
         return {tuple(map(int, note.name.split("."))) for note in folder.iterdir()}

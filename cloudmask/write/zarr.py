@@ -1,6 +1,9 @@
 """Write a mask or a probability as Zarr, from wherever its chunks are made."""
 
 import json
+import math
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ import zarr
 from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
-from cloudmask.constants import NODATA, locate
+from cloudmask.constants import BLOCK, NODATA, locate
 from cloudmask.grid import Grid, grid_of
 from cloudmask.stopwatch import stage
 from cloudmask.write.output import check_kind, check_output
+from cloudmask.write.overviews import halved
 from cloudmask.write.partial import Partial, check_same, partial_store
 from cloudmask.write.stream import Window, stream
 
@@ -33,10 +37,22 @@ _PROJ = {
     "name": "proj:",
     "description": "Coordinate reference system information for geospatial data",
 }
+_MULTISCALES = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v1/README.md",
+    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
+    "name": "multiscales",
+    "description": "Multiscale layout of zarr datasets",
+}
 
 
 def write_zarr(
-    array: xr.DataArray, path: str | Path, *, overwrite: bool = False, resume: bool = False
+    array: xr.DataArray,
+    path: str | Path,
+    *,
+    multiscale: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
     """Write a mask or a probability as a Zarr v3 group that GDAL, xarray and rioxarray place.
 
@@ -46,6 +62,9 @@ def write_zarr(
         Mask (uint8) or probability (float32, NaN where nodata), lazy or not.
     path : str or Path
         The store to make, in an existing folder; or a URL, such as ``s3://bucket/mask.zarr``.
+    multiscale : bool
+        Add overviews, each half as large as the last, down to 512 px: groups ``2``, ``4``, …, of
+        the most frequent value of a mask, the mean of a probability.
     overwrite : bool
         Replace an existing store, once the new one is complete.
     resume : bool
@@ -61,35 +80,57 @@ def write_zarr(
     Notes
     -----
     One Zarr chunk a dask chunk, written by the task that made it: from the workers of a cluster,
-    which must see `path`. CRS as ``spatial_ref`` (CF) and as ``proj:`` and ``spatial:`` attributes
-    (GeoZarr). Until it is complete the store is ``.NAME.partial`` beside `path`.
+    which must see `path`. CRS as ``spatial_ref`` (CF) and as ``proj:`` and ``spatial:`` attributes,
+    overviews by ``multiscales`` (GeoZarr). Until it is complete the store is ``.NAME.partial``
+    beside `path`.
     """
     path = locate(path)
     check_kind(array)
     name = "mask" if array.dtype == np.uint8 else "probability"
     grid = grid_of(array)
     array = grid.attach(_uniform_chunks(array)).rename(name)
-    made_from = _made_from(array, grid)
+    levels = _levels(grid) if multiscale else []
+    made_from = _made_from(array, grid) | {"overviews": levels}
     if resume and path.exists() and not overwrite:
         check_same(path, path, made_from)
         return
     check_output(path, overwrite=overwrite)
     with partial_store(path, made_from, resume=resume) as partial:
-        if not partial.has_begun:
-            _write_metadata(array, grid, made_from, partial.store)
-            partial.begin()
+        root = {"made_from": made_from} | (_multiscales(name, levels) if levels else {})
+        _write_level(array, partial, str(path), root, check_workers=True)
+        for level in levels:
+            fine = xr.open_zarr(
+                partial.store, group=partial.level, consolidated=False, mask_and_scale=False
+            )[name]
+            partial = replace(partial, level=level)
+            _write_level(halved(fine), partial, str(path), {})
+
+
+def _write_level(
+    array: xr.DataArray,
+    partial: Partial,
+    name: str,
+    attributes: dict[str, Any],
+    *,
+    check_workers: bool = False,
+) -> None:
+    """Write an array into its group, chunk by chunk, but for the chunks that are done."""
+    if not partial.has_begun:
+        _write_metadata(array, partial, attributes)
+        partial.begin()
+    if check_workers:
         partial.check_workers()
-        data = array.data
-        written = data.map_blocks(
-            _write_chunk,
-            partial=partial,
-            variable=name,
-            chunks=tuple((1,) * count for count in data.numblocks),
-            dtype="uint8",
-            meta=np.empty((0,) * data.ndim, "uint8"),
-        )
-        windows = slices_from_chunks(data.chunks)
-        stream(written, _nothing_more, str(path), windows=windows, done=partial.done())
+    data = array.data
+    written = data.map_blocks(
+        _write_chunk,
+        partial=partial,
+        variable=f"{partial.level}/{array.name}".strip("/"),
+        chunks=tuple((1,) * count for count in data.numblocks),
+        dtype="uint8",
+        meta=np.empty((0,) * data.ndim, "uint8"),
+    )
+    windows = slices_from_chunks(data.chunks)
+    stream(written, _nothing_more, name, windows=windows, done=partial.done())
 
 
 def _nothing_more(window: Window, block: Block) -> None:
@@ -110,12 +151,15 @@ def _write_chunk(
     return np.zeros((1,) * block.ndim, "uint8")
 
 
-def _write_metadata(array: xr.DataArray, grid: Grid, made_from: dict[str, Any], store: str) -> None:
-    """All of the store but its pixels."""
+def _write_metadata(array: xr.DataArray, partial: Partial, attributes: dict[str, Any]) -> None:
+    """All of a level but its pixels."""
     name = str(array.name)
     nodata = np.uint8(NODATA) if name == "mask" else np.float32(np.nan)
+    placed = _geozarr_attributes(grid_of(array))
+    conventions = placed["zarr_conventions"] + attributes.get("zarr_conventions", [])
     dataset = array.to_dataset(promote_attrs=False)
-    dataset.attrs = _geozarr_attributes(grid) | {"made_from": made_from}
+    dataset.attrs = placed | attributes | {"zarr_conventions": conventions}
+    dataset[name].attrs.pop("_FillValue", None)  # of an array that was read from a store
     dataset[name].encoding = {
         "chunks": tuple(lengths[0] for lengths in array.data.chunks),
         "_FillValue": nodata,  # for CF readers; the next for GDAL
@@ -124,7 +168,29 @@ def _write_metadata(array: xr.DataArray, grid: Grid, made_from: dict[str, Any], 
         "grid_mapping": array.rio.grid_mapping,
         "coordinates": array.rio.grid_mapping,
     }
-    dataset.to_zarr(store, zarr_format=3, consolidated=False, compute=False)
+    dataset.to_zarr(
+        partial.store, group=partial.level, zarr_format=3, consolidated=False, compute=False
+    )
+
+
+def _levels(grid: Grid) -> list[str]:
+    """Names of the groups of overviews: how much coarser they are."""
+    count = max(0, math.ceil(math.log2(max(grid.height, grid.width) / BLOCK)))
+    return [str(2**level) for level in range(1, count + 1)]
+
+
+def _multiscales(name: str, levels: list[str]) -> dict[str, Any]:
+    """Attributes by which readers find overviews (https://github.com/zarr-conventions/multiscales)."""
+    assets = [name, *(f"{level}/{name}" for level in levels)]
+    layout: list[dict[str, Any]] = [{"asset": name}]
+    for finer, asset in pairwise(assets):
+        transform = {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}
+        layout.append({"asset": asset, "derived_from": finer, "transform": transform})
+    method = "mode" if name == "mask" else "average"
+    return {
+        "multiscales": {"layout": layout, "resampling_method": method},
+        "zarr_conventions": [_MULTISCALES],
+    }
 
 
 def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:

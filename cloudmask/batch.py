@@ -116,8 +116,13 @@ def segment_many(
     def one(scene: str, output: Path) -> Outcome:
         note = folder / _NOTES / f"{output.name}.json"
         made_from = _fingerprint(scene, options)
-        kept = _read_note(note, made_from) if resume and output.exists() else None
-        outcome = kept or _segment_one(scene, output, segment)
+        if resume and output.exists() and (known := _read_note(note, made_from)):
+            if known["outcome"]:
+                return Outcome(**known["outcome"] | {"status": "kept"})
+            output.unlink()  # ours, but a run was killed before it could say so
+        if not output.exists():
+            write_json(note, {"made_from": made_from, "outcome": None})
+        outcome = _segment_one(scene, output, segment)
         if outcome.status == "done":
             write_json(note, {"made_from": made_from, "outcome": asdict(outcome)})
         return outcome
@@ -167,13 +172,12 @@ def _fingerprint(scene: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_note(note: Path, made_from: str) -> Outcome | None:
+def _read_note(note: Path, made_from: str) -> dict[str, Any] | None:
+    """A note on an output that was made, or begun, from the same."""
     if not note.exists():
         return None
-    known = json.loads(note.read_text())
-    if known["made_from"] != made_from:
-        return None
-    return Outcome(**known["outcome"] | {"status": "kept"})
+    known: dict[str, Any] = json.loads(note.read_text())
+    return known if known["made_from"] == made_from else None
 
 
 def _write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:

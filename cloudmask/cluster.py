@@ -114,6 +114,7 @@ def _local_cluster(workers: int) -> LocalCluster:
             "CPL_LOG": os.devnull,
         },
         dashboard_address=":0",
+        silence_logs=logging.CRITICAL,  # what matters of a failed chunk is raised
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,3 +142,33 @@ def test_what_cannot_go_together(scenes, tmp_path):
         (("a.tif", "--out-dir", tmp_path, "--quicklook", "q.png"), "--quicklook names one"),
     ]:
         assert match in run(*arguments, cwd=scenes, check=2).stderr
+
+
+def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tmp_path):
+    scene, out = tmp_path / "s.tif", tmp_path / "out" / "s.tif"
+    out.parent.mkdir()
+    scene.write_text("scene")
+    foreign = "somebody's own file"
+
+    def killed(_, output):
+        output.write_text("mask")
+        raise KeyboardInterrupt
+
+    def segment(_, output):
+        if output.exists():
+            raise FileExistsError(f"{output} exists")
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    def statuses(function):
+        return [one.status for one in segment_many([str(scene)], [out], function, {}, resume=True)]
+
+    with pytest.raises(KeyboardInterrupt):
+        statuses(killed)
+    assert statuses(segment) == ["done"]
+    assert statuses(segment) == ["kept"]
+    shutil.rmtree(out.parent / ".cloudmask")
+    out.write_text(foreign)
+    assert statuses(segment) == ["failed"]
+    assert statuses(segment) == ["failed"]
+    assert out.read_text() == foreign

@@ -7,7 +7,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY . /src
 RUN python3 -m venv /opt/cloudmask \
-    && /opt/cloudmask/bin/pip install --no-cache-dir -c /src/constraints.txt /src
+    && /opt/cloudmask/bin/pip install --no-cache-dir -c /src/constraints.txt "/src[s3]"
 
 FROM debian:bookworm-slim
 RUN apt-get update \

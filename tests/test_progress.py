@@ -1,0 +1,44 @@
+"""What is said of a long run, on stderr."""
+
+import dask.array as da
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+
+from cloudmask import progress, write_cog, write_zarr
+from cloudmask.progress import Bars
+
+
+@pytest.fixture(params=["threads", "cluster"])
+def scheduler(request):
+    if request.param == "threads":
+        yield
+        return
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize(("write", "name"), [(write_cog, "m.tif"), (write_zarr, "m.zarr")])
+def test_each_chunk_that_is_written_counts(tmp_path, capsys, monkeypatch, write, name):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1)
+    mask = xr.DataArray(da.zeros((200, 300), "uint8", chunks=100), dims=("y", "x"))
+    with Bars() as bars, bars.scene("a scene"):
+        write(mask, tmp_path / name)
+    said = capsys.readouterr()
+    assert [line for line in said.err.splitlines() if "chunks" in line] == [
+        f"a scene: {done} of 6 chunks" for done in range(1, 7)
+    ]
+    assert not said.out
+
+
+def test_a_quiet_run_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1)
+    with Bars(quiet=True) as bars, bars.bar("images", 2) as bar:
+        bar.step()
+        bar.step()
+    said = capsys.readouterr()
+    assert not said.out + said.err

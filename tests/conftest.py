@@ -84,3 +84,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared folder with reference data is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def own_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of one's own, which no package has: small, fast, untrained."""
+    import keras
+
+    from cloudmask.models import build
+
+    keras.utils.set_random_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
+    build("lite").save_weights(path)
+    return path

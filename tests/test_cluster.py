@@ -26,19 +26,6 @@ from cloudmask.sample import write_sample
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A weight file of one's own, which no package has: small, fast, untrained."""
-    import keras
-
-    from cloudmask.models import build
-
-    keras.utils.set_random_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
-    build("lite").save_weights(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def cluster():
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster
@@ -51,9 +38,9 @@ def run(*arguments, cwd):
     )  # fmt: skip
 
 
-def test_workers_write_what_threads_write(weights, tmp_path):
+def test_workers_write_what_threads_write(own_weights, tmp_path):
     write_sample(tmp_path / "s.tif", size=(700, 900))
-    options = ["--model", weights, "--chunk", 300, "--precision", "float32"]
+    options = ["--model", own_weights, "--chunk", 300, "--precision", "float32"]
     for name, more in [("threads.tif", []), ("workers.tif", ["--workers", 2])]:
         done = run("segment", "s.tif", name, *options, *more, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -66,9 +53,9 @@ def test_workers_write_what_threads_write(weights, tmp_path):
         assert one.tags() == two.tags()
 
 
-def test_weights_that_only_the_client_has_reach_the_workers(cluster, weights, tmp_path):
+def test_weights_that_only_the_client_has_reach_the_workers(cluster, own_weights, tmp_path):
     here = tmp_path / "moved.weights.h5"
-    here.write_bytes(weights.read_bytes())
+    here.write_bytes(own_weights.read_bytes())
     model = load_model(here, precision="float32")
     scene = xr.DataArray(
         da.random.default_rng(0).integers(0, 255, (3, 256, 256), "uint8", chunks=(3, 128, 128)),
@@ -78,16 +65,18 @@ def test_weights_that_only_the_client_has_reach_the_workers(cluster, weights, tm
         send_weights(client, model.path)
         here.rename(tmp_path / "gone.weights.h5")  # as on another machine
         found = predict(scene, model, overlap=32).compute()
-    whole = load_model(weights, precision="float32")
+    whole = load_model(own_weights, precision="float32")
     np.testing.assert_array_equal(found, predict(scene, whole, overlap=32).compute())
 
 
-def test_weights_that_were_not_sent_say_how(tmp_path, weights):
-    model = replace(load_model(weights), path=str(tmp_path / "none.weights.h5"), sha256="0" * 64)
+def test_weights_that_were_not_sent_say_how(tmp_path, own_weights):
+    model = replace(
+        load_model(own_weights), path=str(tmp_path / "none.weights.h5"), sha256="0" * 64
+    )
     with pytest.raises(FileNotFoundError, match=r"none\.weights\.h5 is not on this machine.*send"):
         model(np.zeros((1, 32, 32, 3)))
     with pytest.raises(ValueError, match="did not arrive whole"):
-        add_weights(weights, "0" * 64)
+        add_weights(own_weights, "0" * 64)
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):

@@ -65,16 +65,11 @@ def on(host, folder, *command):
 
 
 @pytest.mark.usefixtures("network")
-def test_hosts_that_share_no_folder_segment_a_scene_from_the_web(tmp_path):
-    import keras
-
-    from cloudmask.models import build
-
+def test_hosts_that_share_no_folder_segment_a_scene_from_the_web(tmp_path, own_weights):
     (tmp_path / "www").mkdir()
     write_sample(tmp_path / "www/scene.tif", size=(500, 700))
-    keras.utils.set_random_seed(3)
-    build("lite").save_weights(tmp_path / "own.weights.h5")  # no worker has it
-    options = ["--model", "own.weights.h5", "--chunk", "256", "--precision", "float32"]
+    shutil.copy(own_weights, tmp_path)  # which no worker sees
+    options = ["--model", own_weights.name, "--chunk", "256", "--precision", "float32"]
     environment = os.environ | {"NO_PROXY": "*", "no_proxy": "*"}
     scheduler = f"tcp://{address('scheduler')}:8786"
     with ExitStack() as after:

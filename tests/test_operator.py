@@ -21,19 +21,6 @@ pytestmark = pytest.mark.slow
 SIDE = 30_000
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Untrained: what it finds does not matter here, but it has to find it twice."""
-    import keras
-
-    from cloudmask.models import build
-
-    keras.utils.set_random_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
-    build("lite").save_weights(path)
-    return path
-
-
 def spawned_by(pid):
     """Process numbers of dask's workers below `pid`: its nannies start one each."""
     listed = subprocess.run(
@@ -47,11 +34,11 @@ def store_files(store):
     return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
-def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(weights, tmp_path):
+def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_path):
     write_sample(tmp_path / "scene.tif", size=(SIDE, SIDE))
     command = [
         sys.executable, "-m", "cloudmask", "segment", "scene.tif",
-        "--model", str(weights), "--precision", "float32", "--resize-factor", "5",
+        "--model", str(own_weights), "--precision", "float32", "--resize-factor", "5",
         "--quiet",
     ]  # fmt: skip
     begun = time.monotonic()
@@ -72,7 +59,7 @@ def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(weights, tmp_path
     assert mask.shape == (SIDE, SIDE)
 
 
-def test_50_scenes_of_which_3_are_broken_killed_and_resumed(weights, tmp_path):
+def test_50_scenes_of_which_3_are_broken_killed_and_resumed(own_weights, tmp_path):
     first = tmp_path / "scene00.tif"
     write_sample(first, size=(300, 400))
     for i in range(1, 50):
@@ -82,7 +69,7 @@ def test_50_scenes_of_which_3_are_broken_killed_and_resumed(weights, tmp_path):
     (tmp_path / "scene00_label.tif").unlink()
     command = [
         sys.executable, "-m", "cloudmask", "segment", "scene*.tif", "--out-dir", "out", "--resume",
-        "--model", str(weights), "--workers", "2", "--quiet",
+        "--model", str(own_weights), "--workers", "2", "--quiet",
     ]  # fmt: skip
     run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 300

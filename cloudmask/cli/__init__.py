@@ -1,0 +1,50 @@
+"""The command line: parses, calls, prints, nothing else. Heavy imports wait for their command."""
+
+import logging
+import os
+import signal
+import sys
+
+import click
+
+from cloudmask.cli.learn import evaluate, train
+from cloudmask.cli.segment import segment
+from cloudmask.cli.tools import info, models, sample
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
+    # GDAL's and libtiff's own lines: what matters of them is raised.
+    os.environ.setdefault("CPL_LOG", os.devnull)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A descriptor of its own: while TensorFlow is imported, which takes seconds, 2 is muted.
+    stderr = os.dup(2)
+    try:
+        cli(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except click.ClickException as error:
+        _fail(stderr, error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail(stderr, str(error) or "interrupted: unfinished output was removed", 130)
+    except MemoryError as error:
+        _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        _fail(stderr, str(error).strip().split("\n")[0], 2)
+
+
+def _fail(stderr: int, line: str, code: int) -> None:
+    os.write(stderr, f"cloudmask: {line}\n".encode())
+    # Not sys.exit: it would wait for dask's threads to finish chunks that nobody needs.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cloudmask")
+def cli() -> None:
+    """Find clouds in satellite and very-high-resolution RGB scenes of any size."""
+
+
+for command in (segment, info, models, sample, train, evaluate):
+    cli.add_command(command)

@@ -1,0 +1,182 @@
+"""`cloudmask train` and `cloudmask evaluate`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudmask.cli.options import Mix, reading_options
+from cloudmask.cli.output import log_to_stderr, print_json
+
+
+@click.command()
+@click.argument("what", metavar="MODEL|MASK")
+@click.argument("against", metavar="MANIFEST|LABEL")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
+)
+@click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
+@reading_options
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def evaluate(
+    what: str,
+    against: str,
+    split: str,
+    threshold: float | None,
+    precision: str | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL."""
+    from cloudmask.evaluation import check_folder, evaluate_model, write_evaluation
+    from cloudmask.labelled import Reading
+    from cloudmask.manifest import read_examples, select_split
+    from cloudmask.mask import check_threshold
+    from cloudmask.progress import Bars
+    from cloudmask.registry import load_model
+
+    as_json, overwrite, quiet = (options.pop(key) for key in ("as_json", "overwrite", "quiet"))
+    log_to_stderr(quiet=quiet)
+    if threshold is not None:
+        check_threshold(threshold)
+    if what.lower().endswith((".tif", ".tiff", ".png", ".zarr")):
+        _evaluate_mask(what, against, 0.5 if threshold is None else threshold, as_json=as_json)
+        return
+    model = load_model(what, precision=precision)
+    reading = Reading(**options)
+    examples = select_split(read_examples(against), split)
+    if out is not None:
+        check_folder(out, overwrite=overwrite)
+    title = f"{model.name} on {split}"
+    with Bars(quiet=quiet) as bars, bars.bar(title, len(examples)) as bar:
+        evaluation = evaluate_model(model, examples, reading, threshold=threshold, done=bar.step)
+    if out is not None:
+        write_evaluation(evaluation, out, model=model, reading=reading, overwrite=overwrite)
+    facts = {"model": model.name, "model_sha256": model.sha256, "split": split} | evaluation.facts()
+    if as_json:
+        print_json(facts)
+    elif not quiet:
+        print(f"{model.name} on {split} of {against}, threshold {evaluation.threshold:g}")
+        print(f"{'set':20} {'scenes':>6} " + " ".join(f"{key:>11}" for key in _SHOWN))
+        for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
+            values = " ".join(f"{_percent(scores[key]):>11}" for key in _SHOWN)
+            print(f"{name:20} {scores['scenes']:6} {values}")
+
+
+_SHOWN = ("precision", "recall", "f1", "f2", "iou", "brier", "false_cloud")
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _evaluate_mask(mask: str, label: str, threshold: float, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cloudmask.evaluation import evaluate
+    from cloudmask.scene import open_label
+
+    scores = evaluate(open_label(mask), open_label(label), threshold=threshold)
+    if as_json:
+        print_json(asdict(scores))
+    else:
+        print(
+            f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
+            f"F2 {scores.f2:.3f}, IoU {scores.iou:.3f}"
+        )
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--architecture", default="unet_vgg16", show_default=True)
+@click.option(
+    "--loss",
+    default="f1",
+    show_default=True,
+    help="f1, f2, fbeta:B, bce, dice, jaccard, or a sum such as bce+f2.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Batches of an epoch.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-4, show_default=True)
+@click.option(
+    "--freeze-epochs",
+    type=click.IntRange(min=0),
+    help="Epochs that a pretrained encoder keeps its weights; default: 3.",
+)
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
+@click.option("--weights", metavar="NAME|PATH", help="Model to fine-tune.")
+@click.option(
+    "--encoder-weights",
+    metavar="imagenet|hed|PATH|none",
+    help="Where a VGG16 encoder starts; default: imagenet for a U-Net that starts afresh.",
+)
+@click.option("--scratch", is_flag=True, help="Start from random weights.")
+@click.option("--patch", type=click.IntRange(min=32), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--mix", type=Mix(), default=(), help="How often sets are drawn; default: alike.")
+@click.option(
+    "--augment",
+    metavar="LIST",
+    help="Of turn,scale,radiometry,haze,sea,paste,degrade,nodata; default: all; none.",
+)
+@reading_options
+@click.option("--validation-patches", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def train(manifest: Path, name: str, **options: Any) -> None:
+    """Train a network on MANIFEST and keep the best weights in RUNS/NAME.
+
+    MANIFEST is a CSV (image, label, split; optional scene, set, gsd, scale), or a folder with
+    images/ and labels/. `cloudmask segment --model RUNS/NAME` takes the result.
+    """
+    from cloudmask.augment import AUGMENTATIONS
+    from cloudmask.dataset import Sampling
+    from cloudmask.labelled import Reading
+    from cloudmask.training import Recipe
+    from cloudmask.training import train as run
+
+    log_to_stderr(quiet=options.pop("quiet"))
+    augment, scratch = options.pop("augment"), options.pop("scratch")
+    encoder = options.pop("encoder_weights")
+    if scratch and (encoder or options["weights"]):
+        raise ValueError("--scratch is given with weights to start from: choose one")
+    if encoder is None and options["architecture"] == "unet_vgg16":
+        encoder = None if scratch or options["weights"] else "imagenet"
+    sampling = Sampling(
+        size=options.pop("patch"),
+        batch_size=options.pop("batch_size"),
+        seed=options.pop("seed"),
+        augment=AUGMENTATIONS if augment is None else _words(augment, AUGMENTATIONS),
+        mix=options.pop("mix"),
+    )
+    reading = Reading(**{key: options.pop(key) for key in ("scale", "stretch", "cloud")})
+    where = {key: options.pop(key) for key in ("runs", "resume", "overwrite")}
+    recipe = Recipe(
+        **options,
+        encoder_weights=None if encoder == "none" else encoder,
+        sampling=sampling,
+        reading=reading,
+    )
+    try:
+        model = run(manifest, name, recipe, **where)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("interrupted: the same command with --resume goes on") from error
+    print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
+
+
+def _words(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    words = () if text == "none" else tuple(text.split(","))
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise ValueError(f"--augment {', '.join(unknown)} is unknown: choose {', '.join(known)}")
+    return words

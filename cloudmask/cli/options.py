@@ -1,0 +1,131 @@
+"""Options that several commands share, and the types of their values."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Bands(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """Three band numbers."""
+
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            bands = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            bands = ()
+        if len(bands) != 3:
+            self.fail(f"{value!r} is not three band numbers such as 1,2,3", param, ctx)
+        return bands
+
+
+class Gsd(click.ParamType):  # type: ignore[type-arg]
+    """Metres, or the scene's own."""
+
+    name = "METRES|native"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        if value == "native":
+            return "native"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither metres nor 'native'", param, ctx)
+
+
+class Location(click.ParamType):  # type: ignore[type-arg]
+    """A local path, or a URL."""
+
+    name = "PATH|URL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # noqa: ARG002
+        from cloudmask.constants import locate
+
+        return locate(value)
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers."""
+
+    name = "VALUES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,2", param, ctx)
+
+
+class Mix(click.ParamType):  # type: ignore[type-arg]
+    """How often each set is drawn."""
+
+    name = "SET=WEIGHT,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[str, float], ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            pairs = (part.split("=") for part in str(value).split(","))
+            return tuple((name, float(weight)) for name, weight in pairs)
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as mine=2,theirs=0.5", param, ctx)
+
+
+def scene_options(command: Any) -> Any:
+    """Options that say how a scene is read."""
+    for option in reversed(
+        [
+            click.option("--model", metavar="NAME|FILE", help="Model; see `cloudmask models`."),
+            click.option(
+                "--bands", type=Bands(), default="1,2,3", show_default=True,
+                help="Red, green and blue, counted from 1.",
+            ),
+            click.option(
+                "--gsd", type=Gsd(),
+                help="Ground sample distance to read at; default: the model's where the scene is "
+                "finer.",
+            ),
+            click.option(
+                "--resize-factor", type=float, metavar="N",
+                help="Read at pixels N times as long instead.",
+            ),
+            click.option(
+                "--nodata", type=float, metavar="VALUE",
+                help="Nodata value, where the file names none or a wrong one.",
+            ),
+            click.option(
+                "--chunk", type=click.IntRange(min=1), metavar="PX",
+                help="Chunk height and width on the model's grid.",
+            ),
+            click.option(
+                "--overlap", type=click.IntRange(min=0), metavar="PX",
+                help="Halo around a chunk; default: the model's, which leaves no seams.",
+            ),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def reading_options(command: Any) -> Any:
+    """Options that say how images of a manifest and their labels are read."""
+    for option in reversed(
+        [
+            click.option(
+                "--scale", type=float, help="Value that maps to 255 in images that are not uint8."
+            ),
+            click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
+            click.option(
+                "--cloud", type=Numbers(), default=(1,),
+                help="Values of a label that mean cloud; all others but 255 are clear.",
+            ),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command

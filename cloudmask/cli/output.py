@@ -1,0 +1,26 @@
+"""What every command prints the same way."""
+
+import json
+import logging
+import warnings
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """On stdout; NaN as null."""
+    from cloudmask.write import without_nan
+
+    print(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
+
+
+def log_to_stderr(*, quiet: bool) -> None:
+    """A line for each thing a user should know; if quiet, only what went wrong."""
+    # The library says it once, in words that tell what follows.
+    warnings.filterwarnings(
+        "ignore", message="Dataset has no geotransform|The given matrix is equal"
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("cloudmask: %(message)s"))
+    logger = logging.getLogger("cloudmask")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -1,0 +1,219 @@
+"""`cloudmask segment`: one scene, or many."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudmask.cli.options import Location, scene_options
+from cloudmask.cli.output import log_to_stderr, print_json
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="SCENE OUT | SCENE...")
+@click.option(
+    "--out-dir",
+    type=Location(),
+    help="Segment many scenes into this folder: paths, patterns, lists (.txt).",
+)
+@click.option(
+    "--resume", is_flag=True,
+    help="Keep what an earlier run finished: of many scenes, or of the chunks of a .zarr.",
+)  # fmt: skip
+@scene_options
+@click.option("--scale", type=float, help="Value that maps to 255 (needed unless uint8).")
+@click.option(
+    "--stretch", type=float, metavar="PERCENT",
+    help="Or: percentile to clip at both ends; 2 is light, 5 medium, 10 heavy.",
+)  # fmt: skip
+@click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
+@click.option("--probability", is_flag=True, help="Write probabilities, on the model's grid.")
+@click.option(
+    "--grid", type=click.Choice(["scene", "model"]),
+    help="Grid of OUT; default: the scene's.",
+)  # fmt: skip
+@click.option("--multiscale", is_flag=True, help="Add overviews to a .zarr; a .tif has them.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Default: what this machine is fastest at.",
+)  # fmt: skip
+@click.option("--quicklook", type=Location(), help="Also draw a PNG.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster: tcp://host:8786.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Or on N processes of this machine; default: on threads, which is faster.",
+)  # fmt: skip
+@click.option(
+    "--gpus", metavar="0,1", help="Or on a process for each of these GPUs (needs dask-cuda)."
+)
+@click.option(
+    "--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS",
+    help="How long to wait for a cluster's first worker.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def segment(
+    paths: tuple[str, ...],
+    out_dir: Path | None,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Find the clouds of SCENE and write the mask to OUT, or of many scenes to --out-dir.
+
+    OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
+    Values: 0 clear, 1 cloud, 255 nodata.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cloudmask.constants import locate
+    from cloudmask.network import keep_freed_memory
+    from cloudmask.registry import load_model
+
+    log_to_stderr(quiet=quiet)
+    if options["gsd"] is not None and options["resize_factor"] is not None:
+        raise ValueError("--gsd and --resize-factor are both given: choose one")
+    if out_dir is None and len(paths) != 2:
+        raise ValueError("give SCENE and OUT, or scenes and --out-dir")
+    if out_dir is not None and options["quicklook"] is not None:
+        raise ValueError("--quicklook names one picture: leave it out with --out-dir")
+    model = load_model(options.pop("model"), precision=options.pop("precision"))
+    where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus", "timeout")}
+    keep_freed_memory()
+    if out_dir is None:
+        start = time.perf_counter()
+        options["resume"] = resume
+        job = _job(paths[0], locate(paths[1]), model, options)
+        with _cluster(model, **where):
+            _segment_one(job, start, as_json=as_json, quiet=quiet)
+        return
+    scenes, outputs = _batch(paths, out_dir)
+    # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
+    # up, for which the pool waits.
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, _cluster(model, **where) as is_cluster:
+        pool = threads if is_cluster else None
+        outcomes = _segment_many(
+            scenes,
+            outputs,
+            model,
+            options,
+            resume=resume,
+            as_json=as_json,
+            quiet=quiet,
+            pool=pool,
+        )
+    _sum_up(outcomes, as_json=as_json)
+
+
+_SIDE_BY_SIDE = 4
+"""Scenes at once on a cluster: while one's file is finished, the workers have the next one's."""
+
+
+@contextmanager
+def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[bool]:
+    """Run on the cluster that is asked for, if any; whether one is."""
+    if not any(where.values()):
+        yield False
+        return
+    from cloudmask.cluster import connect, send_weights
+
+    with connect(**where, timeout=timeout) as client:
+        send_weights(client, model.path)
+        yield True
+
+
+def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:
+    from cloudmask.job import Job
+    from cloudmask.plan import plan_scene
+
+    reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
+    plan = plan_scene(scene, model, bands=options["bands"], **reading)
+    rest = {key: value for key, value in options.items() if key not in reading}
+    return Job(scene, out, model, plan, **rest)
+
+
+def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
+    from cloudmask import stopwatch
+    from cloudmask.progress import Bars
+
+    with Bars(quiet=quiet) as bars, bars.scene(job.scene):
+        cover = job.run()
+    elapsed = time.perf_counter() - start
+    if cover.cloud_percent is None:
+        logging.getLogger("cloudmask").warning("%s has no valid pixel: all is nodata", job.scene)
+    if as_json:
+        seconds = {"seconds": elapsed, "thread_seconds": stopwatch.seconds()}
+        print_json(job.facts(cover) | seconds)
+    elif not quiet:
+        native = job.plan.native
+        print(
+            f"{job.out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
+            f"{native.height} × {native.width} px, {elapsed:.1f} s, "
+            f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"
+        )
+
+
+def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Path]]:
+    """Scenes and their outputs, in a folder that can be written to."""
+    from cloudmask.batch import find_scenes, name_outputs
+    from cloudmask.write import check_output
+
+    scenes = find_scenes(arguments)
+    outputs = name_outputs(scenes, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder / "summary.csv", overwrite=True)
+    return scenes, outputs
+
+
+def _segment_many(
+    scenes: list[str],
+    outputs: list[Path],
+    model: Any,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    pool: Any,
+) -> list[Any]:
+    from cloudmask.batch import segment_many
+    from cloudmask.progress import Bars
+
+    with Bars(quiet=quiet) as bars, bars.bar("scenes", len(scenes), "scenes") as batch:
+
+        def one(scene: str, out: Path) -> Any:
+            job = _job(scene, out, model, options)
+            with bars.scene(scene):
+                return job.run()
+
+        made_from = model.provenance | {"threshold": model.threshold} | options
+        outcomes = []
+        for outcome in segment_many(scenes, outputs, one, made_from, resume=resume, pool=pool):
+            outcomes.append(outcome)
+            batch.step()
+            if not quiet and not as_json:
+                said = outcome.error or _cover(outcome.cloud_percent)
+                seconds = f"{outcome.seconds:.1f} s"
+                print(f"{outcome.output}: {said}, {outcome.status}, {seconds}", flush=True)
+    return outcomes
+
+
+def _sum_up(outcomes: list[Any], *, as_json: bool) -> None:
+    """Of a batch: JSON where it is asked for, and an error if a scene failed."""
+    from dataclasses import asdict
+
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        raise click.ClickException(f"{failed} of {len(outcomes)} scenes failed: see summary.csv")
+
+
+def _cover(cloud_percent: float | None) -> str:
+    return "cloud no valid pixel" if cloud_percent is None else f"cloud {cloud_percent:.1f} %"

@@ -1,0 +1,79 @@
+"""`cloudmask info`, `models` and `sample`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudmask.cli.options import scene_options
+from cloudmask.cli.output import log_to_stderr, print_json
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def models(as_json: bool) -> None:
+    """List the models, with their scores."""
+    from cloudmask.registry import list_models
+
+    registry = list_models()
+    if as_json:
+        print_json(registry)
+        return
+    for name, card in registry.items():
+        low, high = card["gsd_range"]
+        print(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
+        print(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
+        test = card["scores"]["test"].items()
+        scores = ", ".join(f"{name} {v['f1']:.3f}" for name, v in test if "f1" in v)
+        print(f"  F1 on test splits: {scores}")
+
+
+@click.command()
+@click.argument("scene")
+@scene_options
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(scene: str, as_json: bool, **options: Any) -> None:
+    """Tell how SCENE would be read: grid, GSD, nodata, overviews and the plan."""
+    from cloudmask.plan import plan_scene
+    from cloudmask.registry import load_model
+    from cloudmask.scene import describe
+
+    log_to_stderr(quiet=False)
+    nodata = options.pop("nodata")
+    model = load_model(options.pop("model"))
+    plan = plan_scene(scene, model, **options)
+    facts = describe(scene, options["bands"], nodata) | {
+        "model": model.name,
+        **plan.to_dict(),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    unit = "m" if facts["crs"] else "px"
+    halo = plan.overlap
+    print(
+        f"{scene}: {plan.native.height} × {plan.native.width} px, {facts['bands']} bands of "
+        f"{facts['dtype']}\n"
+        f"CRS {facts['crs'] or 'none'}, "
+        f"GSD {plan.native.gsd[0]:.4g} × {plan.native.gsd[1]:.4g} {unit}\n"
+        f"nodata {facts['nodata']}, blocks {facts['block'][0]} × {facts['block'][1]}, "
+        f"overviews {', '.join(map(str, facts['overviews'])) or 'none'}\n"
+        f"{model.name} would see {plan.grid.height} × {plan.grid.width} px at "
+        f"{plan.grid.gsd[0]:.4g} × {plan.grid.gsd[1]:.4g} {unit}, "
+        f"in {plan.blocks[0]} × {plan.blocks[1]} chunks of up to {plan.chunk} px "
+        f"with a halo of {halo}, and take about {plan.memory / 1e9:.1f} GB in float32"
+    )
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--size", type=int, nargs=2, required=True, metavar="HEIGHT WIDTH", help="Pixels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--striped", is_flag=True, help="Strips instead of tiles.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+def sample(out: Path, size: tuple[int, int], seed: int, striped: bool, overwrite: bool) -> None:
+    """Make a synthetic cloudy scene at OUT (.tif), and its exact label beside it."""
+    from cloudmask.sample import write_sample
+
+    label = write_sample(out, size=size, seed=seed, striped=striped, overwrite=overwrite)
+    print(f"{out}: {size[0]} × {size[1]} px, label {label}")

@@ -356,3 +356,17 @@ def test_a_copy_of_a_registered_file_has_its_card(tmp_path):
         registered.gsd,
         registered.threshold,
     )
+
+
+def test_lite_takes_any_multiple_of_its_stride_and_sees_no_further_than_its_overlap(own_weights):
+    model = load_model(own_weights, precision="float32")
+    assert model.architecture == "lite"
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 832, 3)).astype("float32")
+    assert model(pixels).shape == (1, 64, 832)
+    other = pixels.copy()
+    other[:, :, :416] = 255 - other[:, :, :416]
+    change = np.abs(model(pixels) - model(other))[0].max(axis=0)
+    assert change[416 + model.overlap - model.stride] > 0
+    assert (change[416 + model.overlap :] == 0).all()
+    with pytest.raises(ValueError, match="multiples of 32"):
+        model(pixels[:, :, :100])

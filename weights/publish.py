@@ -64,6 +64,15 @@ def main() -> None:
     (HERE / f"{options.name}.scores.json").write_text(json.dumps(rounded(facts), indent=1) + "\n")
     registry_file = HERE / "registry.json"
     registry = json.loads(registry_file.read_text())
+    # The licence of a set is what an earlier card says of it.
+    licences = {
+        item["set"]: item["licence"]
+        for known in registry["models"].values()
+        for item in known["training_data"]
+        if "licence" in item
+    }
+    for item in card["training_data"]:
+        item["licence"] = licences[item["set"]]
     registry["models"][options.name] = card | {
         "summary": options.summary,
         "file": file,

@@ -23,7 +23,7 @@ def models(as_json: bool) -> None:
         low, high = card["gsd_range"]
         print(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
         print(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
-        test = card["scores"]["test"].items()
+        test = card["scores"].get("test", {}).items()
         scores = ", ".join(f"{name} {v['f1']:.3f}" for name, v in test if "f1" in v)
         print(f"  F1 on test splits: {scores}")
 

@@ -24,7 +24,7 @@ SIDE = 30_000
 def spawned_by(pid):
     """Process numbers of dask's workers below `pid`: its nannies start one each."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     rows = [(int(p), int(parent), args) for p, parent, args in (r.split(None, 2) for r in listed)]
     return [p for p, parent, args in rows if parent == pid and "spawn_main" in args]

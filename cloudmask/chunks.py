@@ -63,4 +63,6 @@ def mirror_pad(block: Block, rows: tuple[int, int], columns: tuple[int, int]) ->
 
     NumPy's "symmetric". Works from 1 × 1 pixels: a mirror that is too short is mirrored again.
     """
+    if not any(rows + columns):
+        return block
     return np.pad(block, [rows, columns, *[(0, 0)] * (block.ndim - 2)], mode="symmetric")

@@ -12,10 +12,13 @@ import xarray as xr
 
 from cloudmask.augment import Source
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
+from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.manifest import Example
 from cloudmask.scene import describe, open_label, open_scene
+
+CHUNK = 1024
+"""Height and width of a chunk, read whole for a few patches."""
 
 
 @dataclass(frozen=True)

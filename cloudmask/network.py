@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
+_STRIP_BYTES = 1700 * 2**20
+"""Memory of a forward pass: 1,100 pixels square of a U-Net in 16 bits are one strip."""
+
 _HERE: dict[str, Path] = {}
 """Weight files that were sent to this process, by sha256."""
 
@@ -46,7 +49,7 @@ def forward(
     with _LOAD:
         call = _loaded(path, sha256, architecture, precision)
     with _FORWARD, stage("network"):
-        return call(np.asarray(pixels, "float32"))
+        return call(np.asarray(pixels))
 
 
 def file_sha256(path: Path) -> str:
@@ -174,12 +177,31 @@ def _loaded(
     network = build_network(architecture, chosen)
     read_weights(network, Path(path))
 
+    if ARCHITECTURES[architecture].window is None:
+        from cloudmask.strips import Strips
+
+        strips = Strips(network)
+        rows = partial(_strip_rows, architecture, chosen)
+        return lambda pixels: strips(pixels, rows(pixels.shape[2]))
+
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
-        return network(pixels, training=False)[..., 0]
+        return network(tf.cast(pixels, tf.float32), training=False)[..., 0]
 
-    run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
+    run = tf.function(probability, reduce_retracing=True)
     return lambda pixels: run(tf.constant(pixels)).numpy()
+
+
+def _strip_rows(architecture: str, precision: str, width: int) -> int:
+    """Height of strips that fit in `_STRIP_BYTES`, at least two strides.
+
+    Measured: a strip takes twice the memory of one pass over its pixels, since layers wait for each
+    other; and what they keep until the next strip takes as much as half the halo.
+    """
+    card = ARCHITECTURES[architecture]
+    pixel = 2 * card.bytes_per_pixel // (1 if precision == "float32" else 2)
+    rows = _STRIP_BYTES // (pixel * width) - card.overlap // 2
+    return max(rows // card.stride, 2) * card.stride
 
 
 def build_network(architecture: str, precision: str) -> "keras.Model":

@@ -1,6 +1,8 @@
 """From a scene to a probability and a mask: DataArray in, lazy DataArray out."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import dask.array as da
@@ -12,6 +14,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK
 from cloudmask.fill import CELL, fill_nodata
 from cloudmask.mask import threshold
+from cloudmask.scene import SOURCE
 
 _WINDOWS_PER_BATCH = 16
 
@@ -40,7 +43,7 @@ class Predictor(Protocol):
         """Probability from which the model's makers call a pixel cloud."""
 
     def __call__(self, pixels: Block) -> Block:
-        """(n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
+        """(n, y, x, 3) RGB 0–255, uint8 or float → (n, y, x) probabilities."""
 
 
 def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
@@ -98,28 +101,29 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     depth = halo + rim
 
     pixels = _laid_out(da.asarray(scene.data), step, depth)
-    rows, columns = pixels.chunks[-2:]
-    overlapped = da.overlap.overlap(
-        pixels,
-        depth={
-            pixels.ndim - 2: depth if len(rows) > 1 else 0,
-            pixels.ndim - 1: depth if len(columns) > 1 else 0,
-        },
-        boundary="none",
-        allow_rechunk=False,
-    )
-    data = da.map_blocks(
-        _predict_block,
-        overlapped,
-        drop_axis=pixels.ndim - 3,
-        dtype="float32",
-        meta=np.empty((0,) * (pixels.ndim - 1), "float32"),
-        chunks=pixels.chunks[:-3] + pixels.chunks[-2:],
-        model=model,
-        halo=halo,
-        rim=rim,
-        last=(len(rows) - 1, len(columns) - 1),
-    )
+    blocks = _Blocks(model, halo, rim, tuple(map(_starts, pixels.chunks[-2:])))
+    meta = np.empty((0,) * (pixels.ndim - 1), "float32")
+    source = scene.encoding.get(SOURCE)
+    if source is not None and source.name == pixels.name:
+        # Each task reads its own halo. To wait for the chunks around it would hold rows of chunks
+        # in memory, the more of them the wider the scene.
+        data = da.map_blocks(
+            blocks.read,
+            source.load,
+            chunks=pixels.chunks[-2:],
+            dtype="float32",
+            meta=meta,
+            token=da.core.tokenize(pixels.name, blocks),
+        )
+    else:
+        data = da.map_blocks(
+            blocks,
+            _overlapped(pixels, depth),
+            chunks=pixels.chunks[:-3] + pixels.chunks[-2:],
+            drop_axis=pixels.ndim - 3,
+            dtype="float32",
+            meta=meta,
+        )
     probability = xr.DataArray(
         data,
         dims=[dim for dim in scene.dims if dim != "band"],
@@ -189,30 +193,62 @@ def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:
     return pixels.rechunk((*leading, (3,), *wanted))
 
 
-def _predict_block(
-    block: Block,
-    *,
-    model: Predictor,
-    halo: int,
-    rim: int,
-    last: tuple[int, int],
-    block_id: tuple[int, ...],
-) -> Block:
-    """Probability of one chunk: `block` is (…, band, y, x) with halo and rim, except at edges."""
-    leading = block.shape[:-3]
-    pixels = np.moveaxis(block.reshape(block.shape[-3:]), 0, -1)
-    has_before = [i > 0 for i in block_id[-2:]]
-    has_after = [i < end for i, end in zip(block_id[-2:], last, strict=True)]
+def _overlapped(pixels: da.Array, depth: int) -> da.Array:
+    """Chunks with a halo, but for the scene's edges."""
+    axes = range(pixels.ndim - 2, pixels.ndim)
+    return da.overlap.overlap(
+        pixels,
+        depth={axis: depth if pixels.numblocks[axis] > 1 else 0 for axis in axes},
+        boundary="none",
+        allow_rechunk=False,
+    )
 
-    valid = np.asarray(np.isfinite(pixels).all(axis=-1))
-    core = _trim(valid, halo + rim, has_before, has_after)
-    out = np.full(core.shape, np.nan, "float32")
-    if core.any():
-        filled = fill_nodata(pixels.astype("float32"), valid)
-        seen = _trim(filled, rim, has_before, has_after)
-        probability = _forward(model, seen, has_before, has_after)
-        np.copyto(out, _trim(probability, halo, has_before, has_after), where=core)
-    return out.reshape(*leading, *out.shape)
+
+def _starts(lengths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(np.cumsum([0, *lengths]).tolist())
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The probability of one chunk of a scene, which is known by its place among them."""
+
+    model: Predictor
+    halo: int
+    """Context that the network sees, on each side that has a neighbour."""
+    rim: int
+    """Context of that, which filling nodata looks at."""
+    edges: tuple[tuple[int, ...], ...]
+    """Where chunks begin, and where the last one ends; rows, then columns."""
+
+    def read(self, load: Callable[[slice, slice], Block], *, block_id: tuple[int, int]) -> Block:
+        """Read a chunk with its context, and predict it."""
+        depth = self.halo + self.rim
+        rows, columns = (
+            slice(max(edges[i] - depth, 0), min(edges[i + 1] + depth, edges[-1]))
+            for edges, i in zip(self.edges, block_id, strict=True)
+        )
+        return self(load(rows, columns), block_id=block_id)
+
+    def __call__(self, block: Block, *, block_id: tuple[int, ...]) -> Block:
+        """Predict a chunk: `block` is (…, band, y, x) with halo and rim, except at edges."""
+        leading = block.shape[:-3]
+        pixels = np.moveaxis(block.reshape(block.shape[-3:]), 0, -1)
+        before = [i > 0 for i in block_id[-2:]]
+        after = [i + 2 < len(edges) for edges, i in zip(self.edges, block_id[-2:], strict=True)]
+        if pixels.dtype.kind != "f":
+            probability = _forward(self.model, pixels, before, after)
+            core = _trim(probability, self.halo, before, after)
+            return core.reshape(*leading, *core.shape)
+
+        valid = np.asarray(np.isfinite(pixels).all(axis=-1))
+        inside = _trim(valid, self.halo + self.rim, before, after)
+        out = np.full(inside.shape, np.nan, "float32")
+        if inside.any():
+            filled = fill_nodata(pixels.astype("float32", copy=False), valid)
+            seen = _trim(filled, self.rim, before, after)
+            probability = _forward(self.model, seen, before, after)
+            np.copyto(out, _trim(probability, self.halo, before, after), where=inside)
+        return out.reshape(*leading, *out.shape)
 
 
 def _trim(block: Block, depth: int, before: list[bool], after: list[bool]) -> Block:

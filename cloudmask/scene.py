@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,21 @@ logger = logging.getLogger(__name__)
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 Chunk = int | Chunks
 
+SOURCE = "windows"
+"""Key in the encoding of a scene."""
+
 # A percentile from a million pixels is exact to a tenth of a percent.
 _SAMPLE_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the pixels of an array come from, for who needs others than its chunks."""
+
+    name: str
+    """Of the dask array: whatever is made of it has another."""
+    load: Callable[[slice, slice], Block]
+    """(rows, columns) → (band, y, x)."""
 
 
 def open_scene(
@@ -93,6 +107,8 @@ def open_scene(
     data = _lazy(load, reader, grid, chunk, bands=len(bands), dtype=dtype, token=(limits, "scene"))
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
+    if grid == reader.grid and not reader.is_striped(grid, max(data.chunks[2])):
+        array.encoding[SOURCE] = Windows(data.name, load)  # costs no more than reading chunks
     array.attrs["scene_source"] = str(path)
     array.attrs["scene_version"] = reader.version
     if limits is not None:
@@ -130,7 +146,7 @@ def open_valid(
     return grid.attach(xr.DataArray(data, dims=("y", "x"), name="valid"))
 
 
-def open_label(path: str | Path, *, chunk: int = 2 * CHUNK) -> xr.DataArray:
+def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
     """Open a label or a mask that was written before, lazily.
 
     Parameters

@@ -17,6 +17,8 @@ WIDTHS = (48, 96, 160, 224)
 class _DepthToSpace(layers.Layer):  # type: ignore[misc]  # keras is untyped
     """(n, y, x, 16) → (n, 4 y, 4 x, 1)."""
 
+    size = (STEM, STEM)
+
     def call(self, x):
         n, y, x_, _ = ops.shape(x)
         x = ops.reshape(x, (n, y, x_, STEM, STEM))

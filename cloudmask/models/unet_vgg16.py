@@ -5,7 +5,7 @@ https://arxiv.org/abs/1409.1556. Layer names are those of the weight files alrea
 """
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 """ImageNet's mean, which VGG16 was trained to have subtracted (keras.applications.vgg16)."""
@@ -35,7 +35,7 @@ def unet_vgg16() -> keras.Model:
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
     inputs = layers.Input((None, None, 3))
-    bgr = inputs[..., ::-1]
+    bgr = ops.flip(inputs, axis=-1)
     # One weightless layer, in float32 under any precision: 8 bits of bfloat16 would round the mean.
     x = layers.Normalization(mean=CAFFE_MEAN_BGR, variance=(1.0, 1.0, 1.0), dtype="float32")(bgr)
 

@@ -1,0 +1,286 @@
+"""A network over a block, a strip of rows at a time: the result of one pass, in far less memory.
+
+Every layer makes each of its rows once (but for a few between convolutions that follow each
+other), and no row is kept longer than another layer needs it. Memory grows with a strip, not with
+the block, so blocks can be large, and their halo a small part of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from cloudmask.chunks import Block
+
+Rows = tuple[int, int]
+"""First row, and the one after the last."""
+
+_POINTWISE = (
+    layers.Activation,
+    layers.Add,
+    layers.BatchNormalization,
+    layers.Concatenate,
+    layers.Normalization,
+    layers.Rescaling,
+)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An operation: what it does to a strip, and which rows of its input that takes."""
+
+    run: Callable[..., Any]
+    """Inputs, then rows of zeros above and below, to the rows that can be made of them."""
+    kernel: int = 1
+    """Rows of the input that a row of the output sees."""
+    stride: int = 1
+    before: int = 0
+    """How many of them lie above its own."""
+    grows: int = 1
+    """Rows of the output for one of the input."""
+
+    def needs(self, rows: Rows) -> Rows:
+        """Rows of the input for `rows` of the output; they may lie beyond its edges."""
+        first = rows[0] // self.grows * self.stride - self.before
+        return first, (-(-rows[1] // self.grows) - 1) * self.stride - self.before + self.kernel
+
+    def height(self, height: int) -> int:
+        """Height of the output, from that of the input."""
+        return height * self.grows // self.stride
+
+
+@dataclass(eq=False)
+class _Stage:
+    """Steps of which each feeds the next and nothing else."""
+
+    inputs: list[int]
+    """Tensors; several where the first step joins them."""
+    steps: list[_Step] = field(default_factory=list)
+    output: int = 0
+    """Tensor."""
+
+    def height(self, height: int) -> int:
+        """Height of the output, from that of the inputs."""
+        for step in self.steps:
+            height = step.height(height)
+        return height
+
+    def plan(self, rows: Rows, height: int) -> tuple[Rows, tuple[Rows, ...]]:
+        """For `rows` of the output, those of inputs of `height`, and the edges of each step.
+
+        A step's edges are rows above and below: of zeros to add to its input, beyond the input's
+        own; or, if negative, of its output to cut.
+        """
+        heights = [height]
+        for step in self.steps[:-1]:
+            heights.append(step.height(heights[-1]))
+        edges: list[Rows] = []
+        for step, above in zip(reversed(self.steps), reversed(heights), strict=True):
+            first, last = step.needs(rows)
+            inside = max(first, 0), min(last, above)
+            if step.grows > 1:
+                edges.append((inside[0] * step.grows - rows[0], rows[1] - inside[1] * step.grows))
+            else:
+                edges.append((inside[0] - first, last - inside[1]))
+            rows = inside
+        return rows, tuple(reversed(edges))
+
+    def run(self, inputs: list[Any], edges: tuple[Rows, ...]) -> Any:
+        """Make rows of the output; compiled once for each way of padding."""
+        signature = tuple((x.dtype, x.shape[-1]) for x in inputs)
+        return _compiled(self, edges, signature)(*inputs)
+
+
+@cache
+def _compiled(stage: _Stage, edges: tuple[Rows, ...], signature: tuple[Any, ...]) -> Any:
+    def steps(*inputs: Any) -> Any:
+        values = inputs
+        for step, edge in zip(stage.steps, edges, strict=True):
+            values = (step.run(*values, edge),)
+        return values[0]
+
+    specs = [tf.TensorSpec((None, None, None, bands), dtype) for dtype, bands in signature]
+    return tf.function(steps, input_signature=specs).get_concrete_function()
+
+
+class _Kept:
+    """The rows of a tensor that were made and are still needed."""
+
+    def __init__(self, height: int):
+        self.height = height
+        self.made = 0
+        self.parts: list[tuple[int, Any]] = []
+
+    def add(self, rows: Any) -> None:
+        """Append the next rows."""
+        self.parts.append((self.made, rows))
+        self.made += rows.shape[1]
+
+    def take(self, rows: Rows) -> Any:
+        """Some of the rows."""
+        first, last = rows
+        found = [
+            part if first <= start and start + part.shape[1] <= last
+            else part[:, max(first - start, 0) : last - start]
+            for start, part in self.parts
+            if start < last and start + part.shape[1] > first
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else tf.concat(found, axis=1)
+
+    def forget(self, first: int) -> None:
+        """Drop what lies before a row."""
+        self.parts = [part for part in self.parts if part[0] + part[1].shape[1] > first]
+
+
+class Strips:
+    """A fully convolutional network of one input and one output, cut into stages.
+
+    Raises
+    ------
+    TypeError
+        It has an operation of which it is not known which rows it needs.
+    """
+
+    def __init__(self, network: keras.Model):
+        self._input, self._output = id(network.inputs[0]), id(network.outputs[0])
+        self._stages = _stages(network)
+        self._users: dict[int, list[_Stage]] = {}
+        for stage in self._stages:
+            for tensor in stage.inputs:
+                self._users.setdefault(tensor, []).append(stage)
+
+    def __call__(self, pixels: Block, rows: int) -> Block:
+        """Run the network.
+
+        Parameters
+        ----------
+        pixels : (n, y, x, 3) array
+            y and x multiples of the network's stride.
+        rows : int
+            Height of a strip.
+
+        Returns
+        -------
+        (n, y, x) float32 array
+        """
+        kept = {self._input: _Kept(pixels.shape[1])}
+        for stage in self._stages:
+            kept[stage.output] = _Kept(stage.height(kept[stage.inputs[0]].height))
+        out = np.empty(pixels.shape[:3], "float32")
+        for start in range(0, pixels.shape[1], rows):
+            stop = min(start + rows, pixels.shape[1])
+            self._advance(kept, pixels, stop)
+            out[:, start:stop] = kept[self._output].take((start, stop))[..., 0]
+            kept[self._output].forget(stop)
+        return out
+
+    def _advance(self, kept: dict[int, _Kept], pixels: Block, stop: int) -> None:
+        """Make what rows of the output before `stop` need, and no more."""
+        wanted = dict.fromkeys(kept, 0) | {self._output: stop}
+        for stage in reversed(self._stages):
+            rows = kept[stage.output].made, wanted[stage.output]
+            if rows[0] < rows[1]:
+                (_, last), _ = stage.plan(rows, kept[stage.inputs[0]].height)
+                for tensor in stage.inputs:
+                    wanted[tensor] = max(wanted[tensor], last)
+        source = kept[self._input]
+        if source.made < wanted[self._input]:
+            strip = pixels[:, source.made : wanted[self._input]]
+            source.add(tf.cast(tf.constant(strip), tf.float32))
+        for stage in self._stages:
+            rows = kept[stage.output].made, wanted[stage.output]
+            if rows[0] < rows[1]:
+                needed, edges = stage.plan(rows, kept[stage.inputs[0]].height)
+                inputs = [kept[tensor].take(needed) for tensor in stage.inputs]
+                kept[stage.output].add(stage.run(inputs, edges))
+                del inputs
+                for tensor in stage.inputs:
+                    kept[tensor].forget(self._needed(kept, tensor))
+
+    def _needed(self, kept: dict[int, _Kept], tensor: int) -> int:
+        """The first row of a tensor that a stage will take again."""
+        height = kept[tensor].height
+        needed = height
+        for stage in self._users[tensor]:
+            made = kept[stage.output].made
+            if made < kept[stage.output].height:
+                (first, _), _ = stage.plan((made, made + 1), height)
+                needed = min(needed, first)
+        return needed
+
+
+def _stages(network: keras.Model) -> list[_Stage]:
+    """Cut the network where a tensor goes to several operations, or several to one."""
+    operations = [op for op in network.operations if not isinstance(op, layers.InputLayer)]
+    users: dict[int, list[Any]] = {}
+    for op in operations:
+        for tensor in _listed(op.input):
+            users.setdefault(id(tensor), []).append(op)
+    stages: list[_Stage] = []
+    folded: set[Any] = set()
+    for op in operations:
+        if op in folded:
+            continue
+        inputs = [id(tensor) for tensor in _listed(op.input)]
+        feeds_only_this = len(inputs) == 1 and len(users[inputs[0]]) == 1
+        if not (stages and stages[-1].output == inputs[0] and feeds_only_this):
+            stages.append(_Stage(inputs))
+        output, norm = op.output, None
+        if isinstance(op, layers.Conv2D):
+            after = users.get(id(output), [])
+            if len(after) == 1 and isinstance(after[0], layers.BatchNormalization):
+                norm = after[0]
+                folded.add(norm)
+                output = norm.output
+        stages[-1].steps.append(_step(op, norm))
+        stages[-1].output = id(output)
+    return stages
+
+
+def _step(op: Any, norm: Any) -> _Step:
+    if isinstance(op, layers.Conv2D):
+        return _convolution(op, norm)
+    if isinstance(op, layers.MaxPooling2D):
+        size = op.pool_size[0]
+        return _Step(lambda x, _: op(x), kernel=size, stride=size)
+    if isinstance(op, _POINTWISE) or type(op).__name__ == "Flip":
+        return _Step(lambda *args: op(args[0] if len(args) == 2 else list(args[:-1])))
+    if hasattr(op, "size"):  # of an upsampling
+
+        def grow(x: Any, edge: Rows) -> Any:
+            made = op(x)
+            return made[:, -edge[0] : tf.shape(made)[1] + edge[1]] if any(edge) else made
+
+        return _Step(grow, grows=op.size[0])
+    raise TypeError(f"{op.name} is a {type(op).__name__}: it is not known which rows it needs")
+
+
+def _convolution(op: layers.Conv2D, norm: layers.BatchNormalization | None) -> _Step:
+    """A convolution, with the batch normalisation behind it in its weights."""
+    kernel = op.kernel.numpy().astype("float32")
+    bias = op.bias.numpy() if op.use_bias else np.zeros(kernel.shape[-1], "float32")
+    if norm is not None:
+        scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+        kernel = kernel * scale
+        bias = (bias - norm.moving_mean.numpy()) * scale + norm.beta.numpy()
+    kernel, bias = (tf.constant(values, op.compute_dtype) for values in (kernel, bias))
+    side, stride = op.kernel_size[0], op.strides[0]
+    padding = max(side - stride, 0)  # "same", of sizes that are multiples of the stride
+    columns = [padding // 2, padding - padding // 2]
+
+    def run(x: Any, edge: Rows) -> Any:
+        pads = [[0, 0], list(edge), columns, [0, 0]]
+        return op.activation(
+            tf.nn.bias_add(tf.nn.conv2d(tf.cast(x, kernel.dtype), kernel, stride, pads), bias)
+        )
+
+    return _Step(run, kernel=side, stride=stride, before=padding // 2)
+
+
+def _listed(tensors: Any) -> list[Any]:
+    return list(tensors) if isinstance(tensors, list | tuple) else [tensors]

@@ -1,0 +1,72 @@
+"""Strips: what one pass over the whole gives, at any height, and no more rows than are needed."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cloudmask.models import build
+from cloudmask.strips import Strips
+
+
+def trained(architecture):
+    """A network whose batch normalisations do something."""
+    keras.utils.set_random_seed(5)
+    network = build(architecture)
+    rng = np.random.default_rng(5)
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            shape = layer.gamma.shape
+            low, high = 0.3, 0.9
+            layer.set_weights(
+                [rng.uniform(low, high, shape), *rng.normal(0, 0.1, (2, *shape)),
+                 rng.uniform(low, high, shape)]
+            )  # fmt: skip
+    return network
+
+
+@pytest.fixture(scope="module", params=["unet_vgg16", "lite"])
+def network(request):
+    return trained(request.param)
+
+
+@pytest.fixture(scope="module")
+def strips(network):
+    return Strips(network)
+
+
+@pytest.mark.parametrize(
+    ("height", "rows"), [(32, 32), (96, 32), (160, 64), (224, 96), (256, 160), (256, 512)]
+)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_strips_are_one_pass(network, strips, rng, height, rows, dtype):
+    pixels = rng.integers(0, 256, (2, height, 64, 3)).astype(dtype)
+    whole = network(pixels.astype("float32"), training=False).numpy()[..., 0]
+    assert whole.std() > 1e-3
+    np.testing.assert_allclose(strips(pixels, rows), whole, atol=1e-4)
+
+
+def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
+    from cloudmask import strips as module
+
+    made, kept = {}, []
+
+    class Kept(module._Kept):
+        def add(self, rows):
+            super().add(rows)
+            made[id(self)] = (self, made.get(id(self), (self, 0))[1] + rows.shape[1])
+            kept.append(sum(part.shape[1] for _, part in self.parts))
+
+    monkeypatch.setattr(module, "_Kept", Kept)
+    strips(rng.integers(0, 256, (1, 1536, 32, 3), "uint8"), 64)
+    assert made
+    assert all(one.made == count == one.height for one, count in made.values())
+    # A skip connection waits for the deepest layers, which see some 220 to 260 rows each way.
+    assert max(kept) <= 2 * 256 + 4 * 64
+
+
+def test_an_operation_that_is_not_known_is_refused():
+    inputs = layers.Input((None, None, 3))
+    network = keras.Model(inputs, layers.Conv2DTranspose(1, 2, 2, name="odd")(inputs))
+    with pytest.raises(TypeError, match="odd is a Conv2DTranspose"):
+        Strips(network)

@@ -31,6 +31,11 @@ SOURCE = "windows"
 # A percentile from a million pixels is exact to a tenth of a percent.
 _SAMPLE_SIDE = 1024
 
+# Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
+# the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
+# blocks several times, since they do not fit its cache.
+_READ_SIDE = 4096
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -85,7 +90,7 @@ def open_scene(
     (band, y, x) DataArray
         uint8 where no pixel can be nodata and no radiometry is asked for, else float32 with NaN in
         all bands where any band is nodata. It spans exactly the scene's bounds. Memory while it is
-        computed: one chunk a thread, times the factor along y for striped files.
+        computed: one chunk a thread, for striped files a row of chunks.
 
     Raises
     ------
@@ -263,6 +268,23 @@ def _square_chunks(grid: Grid, chunk: Chunk) -> tuple[tuple[int, ...], tuple[int
     return height, width
 
 
+def _pieces(wanted: Chunks, native: Grid, grid: Grid) -> Chunks:
+    """Cut the chunks of a coarser grid into what one task reads."""
+    height, width = (
+        tuple(
+            piece
+            for length in lengths
+            for piece in chunk_arithmetic.layout(length, max(1, _READ_SIDE * coarse // fine))
+        )
+        if fine > coarse
+        else lengths
+        for lengths, coarse, fine in zip(
+            wanted, (grid.height, grid.width), (native.height, native.width), strict=True
+        )
+    )
+    return height, width
+
+
 def _lazy(
     load: Callable[[slice, slice], Block],
     reader: Reader,
@@ -275,12 +297,15 @@ def _lazy(
 ) -> Array:
     """A dask array (band, y, x) whose chunks call `load(rows, columns)`."""
     wanted = _square_chunks(grid, chunk)
-    if reader.is_striped(grid, max(wanted[1])):
+    read_chunks = _pieces(wanted, reader.grid, grid)
+    if reader.is_striped(grid, max(read_chunks[1])):
         # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
-        rows = max(1, max(wanted[0]) * max(wanted[1]) // grid.width)
-        read_chunks: Chunks = (chunk_arithmetic.layout(grid.height, rows), (grid.width,))
-    else:
-        read_chunks = wanted
+        native = reader.grid
+        rows = min(
+            max(wanted[0]) * max(wanted[1]) // grid.width,
+            _READ_SIDE**2 // native.width * grid.height // native.height,
+        )
+        read_chunks = (chunk_arithmetic.layout(grid.height, max(1, rows)), (grid.width,))
     bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
 
     def load_block(block_id: tuple[int, int, int]) -> Block:

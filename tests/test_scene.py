@@ -876,6 +876,23 @@ def test_tiled_files_are_read_in_squares(make_scene, rng, reads):
     assert {(window.height, window.width) for window in reads} == {(128, 128)}
 
 
+@pytest.mark.parametrize("profile", [{"tiled": True, "blockxsize": 64, "blockysize": 64}, {}])
+def test_one_coarse_chunk_is_read_in_pieces_by_all_threads(
+    make_scene, rng, reads, monkeypatch, profile
+):
+    monkeypatch.setattr("cloudmask.scene._READ_SIDE", 512)
+    path = make_scene(noise(rng, (3, 1500, 2000)), **profile)
+    scene = open_scene(path, resize_factor=5)
+    assert scene.data.numblocks == (1, 1, 1)
+    pieces = values_of(scene)
+    assert len(reads) > 8
+    assert max(window.height * window.width for window in reads) <= 512**2
+    assert sum(window.height * window.width for window in reads) == pytest.approx(1500 * 2000)
+    # A mean of 25 never lies half way, where rounding could differ.
+    monkeypatch.setattr("cloudmask.scene._READ_SIDE", 10_000)
+    np.testing.assert_array_equal(values_of(open_scene(path, resize_factor=5)), pieces)
+
+
 def test_an_overwritten_file_is_another_scene(make_scene, rng):
     first, second = noise(rng, (3, 20, 20)), noise(rng, (3, 25, 20))
     np.testing.assert_array_equal(values_of(open_scene(make_scene(first))), first)

@@ -1,6 +1,7 @@
 """From one grid to another over the same bounds: area average down, bilinear or nearest up."""
 
 import math
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -15,6 +16,12 @@ from cloudmask.mask import check_threshold, mask_attributes
 
 FINE_CHUNK = 2048
 """Chunk height and width of an enlarged array: four blocks of a COG."""
+
+_PATCH = 256
+"""Height and width, on the fine grid, that is interpolated or found constant at a time."""
+
+# Rounding moves an interpolated probability by less than this beyond those that it lies between.
+_ROUNDING = np.float32(1e-5)
 
 
 def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
@@ -101,7 +108,7 @@ def enlarge(
     )
     lengths = fine_chunks(coarse, fine)
     source = da.asarray(array.data).rechunk((rows, columns))
-    out_type = np.dtype("uint8" if is_mask or threshold is not None else "float32")
+    out_type = _dtype(array, threshold)
     data = da.map_blocks(
         _enlarge_block,
         da.overlap.overlap(source, depth={0: 1, 1: 1}, boundary="none"),
@@ -170,44 +177,96 @@ def _enlarge_block(
     block_id: tuple[int, int],
 ) -> Block:
     """One chunk on the fine grid, from one of the coarse grid with a pixel of halo."""
-    is_mask = block.dtype == np.uint8
     positions = []
     for axis, number in enumerate(block_id):
         fine = np.arange(edges[axis][number], edges[axis][number + 1])
         # In coarse pixels of this block, whose halo begins one pixel before the chunk.
         halo = 1 if number else 0
         positions.append((fine + 0.5) / factors[axis] - coarse_starts[axis][number] + halo)
+    out = np.empty(valid.shape, _dtype(block, threshold))
+    constant = _constant(block, threshold)
+    if constant is not None:
+        out[:] = constant
+    else:
+        for y in range(0, out.shape[0], _PATCH):
+            for x in range(0, out.shape[1], _PATCH):
+                rows, columns = slice(y, y + _PATCH), slice(x, x + _PATCH)
+                at_y, at_x = positions[0][rows], positions[1][columns]
+                out[rows, columns] = _enlarge_patch(block, at_y, at_x, nearest, threshold)
+    if not valid.all():
+        out[~valid] = _nodata(out)
+    return out
+
+
+def _dtype(array: Block | xr.DataArray, threshold: float | None) -> np.dtype[Any]:
+    """The type of what `array` becomes: a mask, or a probability still."""
+    return np.dtype("uint8" if array.dtype == np.uint8 or threshold is not None else "float32")
+
+
+def _nodata(array: Block) -> Any:
+    return np.uint8(NODATA) if array.dtype == np.uint8 else np.float32(np.nan)
+
+
+def _constant(block: Block, threshold: float | None) -> Any:
+    """What all fine pixels between these coarse ones are, None where they differ."""
+    lowest, highest = block.min(), block.max()  # NaN if any is
+    if np.isnan(lowest):
+        return _nodata(np.empty(0, _dtype(block, threshold))) if np.isnan(block).all() else None
+    if threshold is None:
+        return lowest if lowest == highest else None
+    if lowest >= threshold + _ROUNDING:
+        return CLOUD
+    return CLEAR if highest < threshold - _ROUNDING else None
+
+
+def _enlarge_patch(
+    block: Block, at_y: Block, at_x: Block, nearest: bool, threshold: float | None
+) -> Any:
+    """Values at pixel positions of `block`; a single one where all pixels around lead to it."""
+    rows, columns = _between(at_y, block.shape[0]), _between(at_x, block.shape[1])
+    around = block[rows, columns]
+    constant = _constant(around, threshold)
+    if constant is not None:
+        return constant
+    at_y, at_x = at_y - rows.start, at_x - columns.start
+    values = (_nearest if nearest else _bilinear)(around, at_y, at_x)
+    if threshold is not None:
+        values = np.where(values >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
+    is_nodata = np.isnan(around)
+    if is_nodata.any():
+        values = np.where(_nearest(is_nodata, at_y, at_x), _nodata(values), values)
+    return values
+
+
+def _between(at: Block, size: int) -> slice:
+    """Those of `size` pixels that rising positions lie in or between the centres of."""
+    return slice(max(0, math.floor(at[0]) - 1), min(size, math.floor(at[-1]) + 2))
+
+
+def _nearest(block: Block, at_y: Block, at_x: Block) -> Block:
+    """Values of `block` at pixel positions."""
     cell_y, cell_x = (
         np.clip(np.floor(at + 1e-9).astype(int), 0, size - 1)
-        for at, size in zip(positions, block.shape, strict=True)
+        for at, size in zip((at_y, at_x), block.shape, strict=True)
     )
-    own = block[np.ix_(cell_y, cell_x)]
-    if is_mask:
-        return np.where(valid, own, np.uint8(NODATA))
-    known = valid & ~np.isnan(own)
-    values = own if nearest else _bilinear(block, *positions)
-    if threshold is None:
-        return np.where(known, values, np.float32(np.nan)).astype("float32")
-    cut = np.where(values >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
-    return np.where(known, cut, np.uint8(NODATA))
+    return block.take(cell_x, axis=1).take(cell_y, axis=0)
 
 
 def _bilinear(block: Block, at_y: Block, at_x: Block) -> Block:
     """Bilinear values of `block` at pixel positions; NaN has no weight."""
     valid = ~np.isnan(block)
-    values = _lerp(_lerp(np.where(valid, block, 0), at_y, 0), at_x, 1)
+    values = _lerp(_lerp(np.where(valid, block, 0), at_y).T, at_x).T
     if valid.all():
         return values
-    weight = _lerp(_lerp(valid.astype("float32"), at_y, 0), at_x, 1)
+    weight = _lerp(_lerp(valid.astype("float32"), at_y).T, at_x).T
     return values / np.maximum(weight, np.float32(1e-6))
 
 
-def _lerp(block: Block, at: Block, axis: int) -> Block:
-    """Linear interpolation along one axis at pixel positions (0.5 is the first pixel's centre)."""
-    last = block.shape[axis] - 1
+def _lerp(block: Block, at: Block) -> Block:
+    """Linear interpolation between rows at pixel positions (0.5 is the first row's centre)."""
+    last = block.shape[0] - 1
     position = np.clip(at - 0.5, 0, last)
     lower = np.minimum(position.astype(int), max(last - 1, 0))
-    weight = (position - lower).astype("float32")
-    weight = weight[:, None] if axis == 0 else weight
-    low = block.take(lower, axis)
-    return low + weight * (block.take(np.minimum(lower + 1, last), axis) - low)
+    weight = (position - lower).astype("float32")[:, None]
+    step = np.diff(block, axis=0, append=block[-1:])  # of few rows, each of which is taken often
+    return block.take(lower, axis=0) + weight * step.take(lower, axis=0)

@@ -151,6 +151,52 @@ def test_a_threshold_cuts_after_enlarging():
 
 
 @settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=shapes,
+    factor=st.floats(1, 60),
+    patch=st.integers(1, 90),
+    threshold=st.sampled_from([0, 0.25, 0.5, 1]),
+    resampling=st.sampled_from(["bilinear", "nearest"]),
+    seed=st.integers(0, 9),
+)
+def test_what_is_cut_is_what_would_be_interpolated(
+    monkeypatch, shape, factor, patch, threshold, resampling, seed
+):
+    """Patches of one kind, which are never interpolated, among others, and beside nodata."""
+    rng = np.random.default_rng(seed)
+    like, grid = scene_of(*shape)
+    coarse = grid.coarser(factor, factor)
+    values = np.array([0, 0.25, 0.5, 1, np.nan][: rng.integers(1, 6)], "float32")
+    patches = rng.choice(values, (-(-coarse.height // 5), -(-coarse.width // 5)))
+    probability = patches.repeat(5, 0).repeat(5, 1)[: coarse.height, : coarse.width]
+    monkeypatch.setattr(resample, "_PATCH", 10_000)
+    whole = enlarge(on_grid(probability, coarse), like, resampling=resampling).values
+    monkeypatch.setattr(resample, "_PATCH", patch)
+    mask = enlarge(on_grid(probability, coarse), like, threshold=threshold, resampling=resampling)
+    cut = np.where(whole >= threshold, CLOUD, CLEAR)
+    np.testing.assert_array_equal(mask, np.where(np.isnan(whole), NODATA, cut))
+
+
+@pytest.mark.parametrize("value", [0.1, 0.9, np.nan])
+def test_only_where_clear_meets_cloud_is_interpolated(monkeypatch, value):
+    like, grid = scene_of(2400, 2400)
+    coarse = grid.coarser(24, 24)
+    probability = np.full((100, 100), value, "float32")
+    interpolated = []
+    real = resample._bilinear
+    monkeypatch.setattr(
+        resample, "_bilinear", lambda *args: interpolated.append(args) or real(*args)
+    )
+    enlarge(on_grid(probability, coarse), like, threshold=0.5).compute()
+    assert interpolated == []
+    probability[50, 50] = 0.5
+    enlarge(on_grid(probability, coarse), like, threshold=0.5).compute()
+    assert 1 <= len(interpolated) <= 4
+
+
+@settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(shape=shapes, factor=st.integers(1, 9), pieces=st.integers(1, 6))

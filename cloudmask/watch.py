@@ -11,8 +11,8 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Let `watcher` be told of the work that this thread starts inside."""
+def watched_by(watcher: Watcher | None) -> Iterator[None]:
+    """Let `watcher` be told of the work that this thread starts inside; None: nobody."""
     token = _watcher.set(watcher)
     try:
         yield

@@ -33,6 +33,7 @@ from cloudmask import (
 )
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
+from cloudmask.write.overviews import halved
 
 UTM = CRS.from_epsg(32633)
 GDAL = tuple(map(int, rasterio.__gdal_version__.split(".")[:2]))
@@ -151,6 +152,17 @@ def test_overviews_take_the_most_frequent_value(tmp_path, rng):
         assert dataset.overviews(1)[0] == 2
     with rasterio.open(tmp_path / "m.tif", overview_level=0) as overview:
         np.testing.assert_array_equal(overview.read(1), common)
+
+
+def test_each_overview_halves_the_one_before(tmp_path, rng):
+    level = place(patches(rng, 1500, 1301))
+    write_cog(level, tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert len(dataset.overviews(1)) == 2
+    for number in range(2):
+        level = halved(level.chunk(400))
+        with rasterio.open(tmp_path / "m.tif", overview_level=number) as overview:
+            np.testing.assert_array_equal(overview.read(1), level)
 
 
 def test_cog_carries_colours_names_and_provenance(tmp_path, rng):

@@ -43,23 +43,33 @@ def _halves(lengths: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-length // 2) for length in lengths)
 
 
-def _fours(block: Block, fill: float) -> Block:
-    """(…, y, x) → (…, y / 2, x / 2, 4)."""
+def _even(block: Block, fill: float) -> Block:
+    """An even number of rows and of columns."""
     height, width = block.shape[-2:]
     pad = [(0, 0)] * (block.ndim - 2) + [(0, height % 2), (0, width % 2)]
-    even = np.pad(block, pad, constant_values=fill)
-    parts = [even[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    return np.stack(parts, axis=-1)
+    return np.pad(block, pad, constant_values=fill)
 
 
 def _most_frequent(block: Block) -> Block:
-    values = np.array([CLOUD, CLEAR, NODATA], "uint8")
-    fours = _fours(block, NODATA)
-    counts = np.stack([(fours == value).sum(axis=-1) for value in values], axis=-1)
-    return values[counts.argmax(axis=-1)]
+    even = _even(block, NODATA)
+    lowest = even.min()
+    if lowest == even.max():
+        return np.full_like(even[..., ::2, ::2], lowest)
+    cloud, nodata = (_sum_of_four((even == value).view("uint8")) for value in (CLOUD, NODATA))
+    clear = 4 - cloud - nodata
+    valid = np.where(cloud >= clear, np.uint8(CLOUD), np.uint8(CLEAR))
+    return np.where(np.maximum(cloud, clear) >= nodata, valid, np.uint8(NODATA))
+
+
+def _sum_of_four(counts: Block) -> Block:
+    """Rows first: they lie in one piece."""
+    pairs = counts[..., ::2, :] + counts[..., 1::2, :]
+    return pairs[..., ::2] + pairs[..., 1::2]
 
 
 def _mean(block: Block) -> Block:
+    even = _even(block, np.nan)
+    fours = np.stack([even[..., i::2, j::2] for i in (0, 1) for j in (0, 1)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # four of nodata have no mean: NaN
-        return np.nanmean(_fours(block, np.nan), axis=-1).astype(block.dtype)
+        return np.nanmean(fours, axis=0).astype(block.dtype)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import rasterio
 import rasterio.shutil
@@ -12,9 +13,11 @@ import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, locate
 from cloudmask.resample import enlarge
-from cloudmask.scene import open_valid
+from cloudmask.scene import open_label, open_valid
 from cloudmask.stopwatch import stage
+from cloudmask.watch import watched_by
 from cloudmask.write.output import check_kind, check_output, replacing, writing
+from cloudmask.write.overviews import halved
 from cloudmask.write.stage import stage_raster, verify
 
 _COMPRESSIONS = ("deflate", "zstd")
@@ -62,7 +65,7 @@ def write_cog(
     -----
     Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
     colour table, category names, and tags that tell model, sha256, threshold and version. Needs
-    height × width bytes of disk beside `path` while it works (four times for probabilities), and
+    height × width · 4/3 bytes of disk beside `path` while it works (· 4 for probabilities), and
     memory for the chunks in flight only.
     """
     path = locate(path)
@@ -74,19 +77,21 @@ def write_cog(
         staged = work / "staged.tif"
         sums = stage_raster(array, staged, path)
         is_mask = array.dtype == np.uint8
+        source = _with_overviews(staged, path) if is_mask else staged
         with _finishing(path):
             rasterio.shutil.copy(
-                staged,
+                source,
                 work / path.name,
                 driver="COG",
                 compress=compress,
                 predictor="NO" if is_mask else "YES",
                 blocksize=BLOCK,
-                overview_resampling="MODE" if is_mask else "AVERAGE",
+                overview_resampling="AVERAGE",
                 num_threads="ALL_CPUS",
                 bigtiff="IF_SAFER",
             )
-            staged.unlink()
+            for file in work.glob("staged*"):
+                file.unlink()
             verify(work / path.name, sums)
         if is_mask:
             _write_category_names(work / path.name)
@@ -140,6 +145,26 @@ def _as_file(
             like, bands=opened.get("scene_bands", (1, 2, 3)), nodata=opened.get("scene_nodata")
         )
     return enlarge(array, like, threshold=threshold, resampling=resampling)
+
+
+def _with_overviews(staged: Path, final: Path) -> Path:
+    """A VRT of a staged mask that lends GDAL overviews by mode, in a tenth of GDAL's own time."""
+    levels = [staged]
+    # On threads of this process, whatever computes the mask: workers may not see the file.
+    with dask.config.set(scheduler="threads"), watched_by(None):
+        while max((level := open_label(levels[-1], chunk=2 * BLOCK)).shape) > BLOCK:
+            levels.append(staged.with_name(f"staged_{len(levels)}.tif"))
+            stage_raster(halved(level), levels[-1], final)
+    vrt = staged.with_suffix(".vrt")
+    rasterio.shutil.copy(staged, vrt, driver="VRT")
+    overviews = "".join(
+        f'<Overview><SourceFilename relativeToVRT="1">{level.name}</SourceFilename>'
+        "<SourceBand>1</SourceBand></Overview>"
+        for level in levels[1:]
+    )
+    text = vrt.read_text()
+    vrt.write_text(text.replace("</VRTRasterBand>", f"{overviews}</VRTRasterBand>"))
+    return vrt
 
 
 @contextmanager

@@ -57,8 +57,14 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     """
     _check_masks(mask)
     data = da.asarray(mask.data)
-    counts = dask.compute(*((data == value).sum() for value in (CLEAR, CLOUD, NODATA)), **kwargs)
-    return CloudCover(*(int(count) for count in counts))
+    counts = dask.compute(
+        [dask.delayed(_count)(block) for block in data.to_delayed().flat], **kwargs
+    )
+    return CloudCover(*(int(total) for total in np.sum(counts[0], axis=0)))
+
+
+def _count(mask: Block) -> list[int]:
+    return [int(np.count_nonzero(mask == value)) for value in (CLEAR, CLOUD, NODATA)]
 
 
 def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwargs: Any) -> None:

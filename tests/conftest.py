@@ -1,5 +1,8 @@
 """Scenes made to order, and a model that needs no TensorFlow."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +100,31 @@ def own_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
     build("lite").save_weights(path)
     return path
+
+
+class Server:
+    """A folder on the loopback network."""
+
+    def __init__(self, folder, process):
+        self.folder, self.process = folder, process
+        self.port = int(process.stdout.readline())
+
+    def url(self, path):
+        shutil.copy(path, self.folder)
+        return f"http://127.0.0.1:{self.port}/{path.name}"
+
+    def stop(self):
+        """Bytes of every answer."""
+        self.process.terminate()
+        return [int(line) for line in self.process.communicate()[0].split()]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "www"
+    folder.mkdir()
+    command = [sys.executable, Path(__file__).with_name("range_server.py"), folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield Server(folder, process)
+        process.terminate()

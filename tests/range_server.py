@@ -39,7 +39,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
-            print(len(body), flush=True)
+            print(f"{len(body)}\n", end="", flush=True)  # in one piece: threads print side by side
 
     do_HEAD = do_GET  # noqa: N815  (http.server's name)
 

@@ -3,11 +3,9 @@ import logging
 import math
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import dask
 import numpy as np
@@ -164,34 +162,6 @@ def test_one_band_may_stand_for_all_three(make_scene, rng):
     pixels = noise(rng, (1, 20, 30))
     scene = open_scene(make_scene(pixels), bands=(1, 1, 1))
     np.testing.assert_array_equal(values_of(scene), np.repeat(pixels, 3, axis=0))
-
-
-class Server:
-    """A folder on the loopback network."""
-
-    def __init__(self, folder, process):
-        self.folder, self.process = folder, process
-        self.port = int(process.stdout.readline())
-
-    def url(self, path):
-        shutil.copy(path, self.folder)
-        return f"http://127.0.0.1:{self.port}/{path.name}"
-
-    def stop(self):
-        """Bytes of every answer."""
-        self.process.terminate()
-        return [int(line) for line in self.process.communicate()[0].split()]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = tmp_path / "www"
-    folder.mkdir()
-    command = [sys.executable, Path(__file__).with_name("range_server.py"), folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield Server(folder, process)
-        process.terminate()
 
 
 @pytest.mark.parametrize("nodata", [None, 7])

@@ -1,0 +1,101 @@
+"""What a job costs, counted instead of timed: so that it cannot grow unnoticed."""
+
+import threading
+from dataclasses import dataclass, field
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import FakeModel
+from dask.callbacks import Callback
+
+from cloudmask import open_scene, predict, threshold, write_cog
+from cloudmask.constants import CHUNK
+from cloudmask.models import ARCHITECTURES
+
+TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+
+
+@dataclass(frozen=True)
+class Counting(FakeModel):
+    """Nothing is cloud; remembers how many pixels each call had."""
+
+    shown: list[int] = field(default_factory=list, hash=False)
+    lock = threading.Lock()
+
+    def __call__(self, pixels):
+        with self.lock:
+            self.shown.append(pixels[..., 0].size)
+        return np.zeros(pixels.shape[:3], "float32")
+
+
+class Costs(Callback):
+    """Counts the tasks that dask's threads run, and the bytes of arrays that wait for others."""
+
+    def __init__(self):
+        super().__init__(posttask=self.count)
+        self.tasks = self.held = 0
+
+    def count(self, key, result, graph, state, worker):  # noqa: ARG002
+        waiting = (value for value in state["cache"].values() if isinstance(value, np.ndarray))
+        self.tasks += 1
+        self.held = max(self.held, sum(value.nbytes for value in waiting))
+
+
+@pytest.fixture
+def costs():
+    with dask.config.set(scheduler="threads", num_workers=2), Costs() as counted:
+        yield counted
+
+
+def blank(make_scene, side):
+    return make_scene(np.zeros((3, side, side), "uint8"), f"{side}.tif", **TILES)
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_tasks_and_forward_passes_of_a_chunk(make_scene, tmp_path, costs, count):
+    """To read it, give it its halo, run it, cut it, write it: whatever the scene's size."""
+    model = Counting()
+    scene = open_scene(blank(make_scene, 64 * count), chunk=64)
+    write_cog(threshold(predict(scene, model), 0.5), tmp_path / "mask.tif")
+    assert len(model.shown) == count**2
+    assert costs.tasks <= 13 * count**2
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_an_enlarged_mask_takes_no_more(make_scene, tmp_path, costs, count):
+    model, path = Counting(), blank(make_scene, 512 * count)
+    probability = predict(open_scene(path, resize_factor=8, chunk=64), model)
+    write_cog(probability, tmp_path / "mask.tif", like=path)
+    assert len(model.shown) == count**2
+    assert costs.tasks <= 13 * count**2
+
+
+def test_arrays_that_wait_are_two_rows_of_chunks(make_scene, tmp_path, costs):
+    """The row below is read for its halo; a scene of any height takes no more."""
+    scene = open_scene(blank(make_scene, 4096), chunk=256)
+    write_cog(threshold(predict(scene, Counting()), 0.5), tmp_path / "mask.tif")
+    columns, chunk = 16, 3 * 256**2
+    assert costs.held <= (2 * columns + 8) * chunk
+
+
+def test_pixels_that_the_u_net_sees_for_each_of_the_scene():
+    """With default chunks: its halo and the mirrored edges."""
+    unet, side = ARCHITECTURES["unet_vgg16"], 4096
+    model = Counting(stride=unet.stride, overlap=unet.overlap)
+    pixels = da.zeros((3, side, side), dtype="uint8", chunks=(3, CHUNK, CHUNK))
+    predict(xr.DataArray(pixels, dims=("band", "y", "x")), model).max().compute()
+    assert sum(model.shown) / side**2 < 1.81
+
+
+@pytest.mark.parametrize("factor", [8, 7.3])
+def test_a_decimated_read_without_overviews_transfers_hardly_a_byte_twice(
+    make_scene, server, rng, factor
+):
+    """Chunks that do not begin on the file's tiles share some; threads have handles of their own."""
+    path = make_scene(rng.integers(0, 255, (3, 4096, 4096), "uint8"), **TILES)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        open_scene(server.url(path), resize_factor=factor, chunk=256).compute()
+    assert 0.9 < sum(server.stop()) / path.stat().st_size < 1.25

@@ -5,7 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint clean
+# `make bench FORM=` runs the full form, for hours where a network is slow.
+FORM ?= --short
+PEERS ?= peers
+BENCHMARKS := startup decimated large_scene memory efficiency precision workers training_data
+
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -26,8 +31,16 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Scenes are made in the folder bench, and stay; `sh benchmarks/peers_env.sh peers` makes the peers.
+bench: $(VENV)/installed
+	for name in $(BENCHMARKS); do \
+	    $(BIN)/python benchmarks/$$name.py bench $(FORM) || exit 1; \
+	done
+	$(BIN)/python benchmarks/peers.py bench $(FORM) --peers $(PEERS)
+	$(BIN)/python benchmarks/tables.py
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo bench peers
 
 # Debian splits venv from python3; as root we can add it, others are told.
 $(BIN)/python:

@@ -11,7 +11,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def context() -> dict[str, Any]:
-    """Host, CPU and its features, versions."""
+    """Host, CPU and its features, threads, load and versions."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
@@ -20,6 +20,7 @@ def context() -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "features": [feature for feature in _FEATURES if feature in flags],
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],

@@ -1,30 +1,23 @@
 """Ask whether a network in training waits for data, and what memory a large labelled scene takes.
 
-    python benchmarks/training_data.py FOLDER [--side 30000] [--steps 32] [--runs 3]
+    python benchmarks/training_data.py FOLDER [--short] [--side 30000] [--steps 32] [--runs 3]
 
-Makes a labelled scene in FOLDER where it is missing. Each figure comes from a process of its own:
-batches alone at two sizes of scene, without a network; then training steps of two networks, fed
+Batches alone at two sizes of scene, without a network; then training steps of two networks, fed
 from the large scene.
 """
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from context import context
+from measuring import alternate, apart, options, report, sample
 
 BATCH = 16
 
 
-def measure(manifest: Path, network: str, steps: int) -> dict[str, Any]:
-    """Feed a network, or nothing, and count seconds of waiting; in this process."""
-    import resource
-
+def feed(manifest: str, network: str, steps: int) -> dict[str, Any]:
+    """Feed a network, or none, and count seconds of waiting."""
     from cloudmask import network as networks
     from cloudmask.dataset import ROUND, Sampling, training_batches
     from cloudmask.labelled import Reading, index
@@ -57,63 +50,32 @@ def measure(manifest: Path, network: str, steps: int) -> dict[str, Any]:
         "index_seconds": indexed,
         "seconds_per_batch": total / steps,
         "waiting_share": sum(waited) / total,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def labelled(folder: Path, side: int) -> Path:
+    """A manifest of one synthetic scene with its label."""
+    scene = sample(folder, side)
+    manifest = scene.with_suffix(".csv")
+    manifest.write_text(f"image,label,split\n{scene.name},{scene.stem}_label.tif,train\n")
+    return manifest
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--side", type=int, default=30_000)
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        manifest, network = options.measure
-        print(json.dumps(measure(Path(manifest), network, options.steps)))
-        return
-    results: dict[str, Any] = {
-        "question": "does a network in training wait for data, and what memory does data take",
-        "batch": BATCH,
-        "steps": options.steps,
-        "runs": options.runs,
-        "context": context(),
+    asked = options(__doc__, side=(30_000, 4_000), steps=(32, 4))
+    contestants = {
+        f"{side} px, {network}": partial(
+            apart, feed, manifest=labelled(asked.folder, side), network=network, steps=asked.steps
+        )
+        for side, network in [
+            (3000, "none"),
+            (asked.side, "none"),
+            (asked.side, "unet_vgg16"),
+            (asked.side, "lite"),
+        ]
     }
-    for side, network in [
-        (3000, "none"),
-        (options.side, "none"),
-        (options.side, "unet_vgg16"),
-        (options.side, "lite"),
-    ]:
-        manifest = labelled_scene(options.folder, side)
-        command = [sys.executable, __file__, str(options.folder), "--steps", str(options.steps)]
-        runs = [
-            json.loads(
-                subprocess.run(
-                    [*command, "--measure", str(manifest), network],
-                    check=True, capture_output=True, text=True,
-                ).stdout
-            )
-            for _ in range(options.runs)
-        ]  # fmt: skip
-        name = f"{side} px, {network}"
-        results[name] = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
-        results[name]["waiting_share_of_each_run"] = [r["waiting_share"] for r in runs]
-        print(name, json.dumps(results[name]), flush=True)
-    Path(__file__).with_name("training_data.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-def labelled_scene(folder: Path, side: int) -> Path:
-    """A manifest of one synthetic scene with its label."""
-    scene = folder / f"labelled_{side}.tif"
-    if not scene.exists():
-        command = [sys.executable, "-m", "cloudmask", "sample", str(scene), "--seed", "3"]
-        subprocess.run([*command, "--size", str(side), str(side)], check=True)
-    manifest = folder / f"labelled_{side}.csv"
-    manifest.write_text(f"image,label,split\n{scene.name},{scene.stem}_label.tif,train\n")
-    return manifest
+    report(__file__, __doc__, asked, alternate(contestants, asked.runs))
 
 
 if __name__ == "__main__":

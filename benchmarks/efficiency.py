@@ -1,0 +1,171 @@
+"""Ask what share of the network's own speed the whole command reaches, and where the rest goes.
+
+    python benchmarks/efficiency.py FOLDER [--short] [--side 10000] [--runs 3]
+
+Efficiency: seconds of the network alone over the same pixels, held in memory, in the batch that is
+fastest and without halo, over seconds of the command (read, halo, network, COG), start-up apart.
+Start-up is what the command takes for 64 × 64 px. efficiency.png shows where the time goes.
+"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from measuring import alternate, apart, lite, options, report, sample, segment, startup
+
+# Side of a block, blocks in a batch, threads that call the network.
+BATCHES = [(256, 16, 1), (512, 4, 1), (1024, 1, 1), (2048, 1, 1), (512, 1, 2), (1024, 1, 2)]
+
+
+def network_alone(scene: str, model: str, batches: list[list[int]]) -> dict[str, Any]:
+    """Mpx/s of the fastest of some batches over a scene in memory: the bare network."""
+    import numpy as np
+
+    from cloudmask import load_model, open_scene
+    from cloudmask import network as networks
+
+    networks.keep_freed_memory()  # as the command does
+    tf = networks.start_tensorflow()
+    card = load_model(model)
+    network = networks.build_network(card.architecture, networks.choose_precision())
+    networks.read_weights(network, Path(card.path))
+    call = tf.function(
+        lambda pixels: network(tf.cast(pixels, tf.float32), training=False),
+        [tf.TensorSpec((None, None, None, 3), tf.uint8)],
+    )
+    pixels = np.moveaxis(open_scene(scene).values, 0, -1)
+
+    def speed(side: int, batch: int, threads: int) -> float:
+        corners = [
+            (y, x)
+            for y in range(0, pixels.shape[0] - side + 1, side)
+            for x in range(0, pixels.shape[1] - side + 1, side)
+        ]
+        work = [
+            np.stack([pixels[y : y + side, x : x + side] for y, x in corners[at : at + batch]])
+            for at in range(0, len(corners) - batch + 1, batch)
+        ]
+        call(work[0]).numpy()  # traces, and lays weights out
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda block: call(block).numpy(), work))
+        return len(work) * batch * side**2 / 1e6 / (time.perf_counter() - begun)
+
+    speeds = {tuple(batch): speed(*batch) for batch in batches if batch[0] <= pixels.shape[0]}
+    best = max(speeds, key=lambda batch: speeds[batch])
+    return {"mpx_per_second": speeds[best], "batch": list(best)}
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A network that only counts the pixels that it is shown."""
+
+    stride: int
+    overlap: int
+    window: int | None
+    name: str = "counting"
+    threshold: float = 0.5
+    seen = 0
+    lock = threading.Lock()
+
+    def __call__(self, pixels: Any) -> Any:
+        """Nothing is cloud."""
+        with Counting.lock:
+            Counting.seen += pixels[..., 0].size
+        return pixels[..., 0] * 0
+
+
+def pixels_per_pixel(scene: str, model: str) -> dict[str, Any]:
+    """Pixels that the default chunks show the network for each pixel of the scene."""
+    from cloudmask import load_model, open_scene, predict
+
+    card = load_model(model)
+    probability = predict(open_scene(scene), Counting(card.stride, card.overlap, card.window))
+    probability.max().compute()
+    return {"pixels_per_pixel": Counting.seen / probability.size}
+
+
+def shares(row: dict[str, Any]) -> dict[str, float]:
+    """Seconds of the command, one after the other: what the network does not hide is the rest."""
+    network = row["network_thread_seconds"]
+    own = network / row["pixels_per_pixel"]
+    return {
+        "start-up": row["startup_seconds"],
+        "network": own,
+        "network, for the halo": network - own,
+        "what the network does not hide": max(
+            0.0, row["seconds"] - row["startup_seconds"] - network
+        ),
+    }
+
+
+def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Two bars a model: seconds of the command, and below them what its threads did beside."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 1.2 + 1.1 * len(rows)), layout="constrained")
+    axes, colours = figure.add_subplot(), {}
+    for place, (name, row) in enumerate(rows.items()):
+        beside = {
+            key.removesuffix("_thread_seconds"): value
+            for key, value in row.items()
+            if key.endswith("_thread_seconds") and not key.startswith("network")
+        }
+        for at, parts in ((place, shares(row)), (place + 0.35, beside)):
+            left = 0.0
+            for part, seconds in parts.items():
+                label = None if part in colours else part
+                colour = colours.setdefault(part, f"C{len(colours)}")
+                axes.barh(at, seconds, 0.3, left, color=colour, label=label)
+                left += seconds
+        axes.text(0, place - 0.2, f"{name}: efficiency {row['efficiency']:.2f}", va="bottom")
+    axes.set(xlabel="seconds; lower bars: thread seconds beside the network", yticks=[])
+    axes.invert_yaxis()
+    axes.legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    asked = options(__doc__, side=(10_000, 2_048))
+    folder, scene = asked.folder, sample(asked.folder, asked.side)
+    rows = {}
+    for name, model in {"U-Net": "unet-f1", "lite": lite(folder)}.items():
+        how = ("--gsd", "native", "--model", model)
+        trial = sample(folder, min(asked.side, 1024 if asked.short else 2048))
+        best = apart(network_alone, scene=trial, model=model, batches=BATCHES)["batch"]
+        alone = partial(apart, network_alone, scene=scene, model=model)
+        measured = alternate(
+            {
+                "alone": lambda alone=alone, best=best: {
+                    "mpx_per_second": alone(batches=[best])["mpx_per_second"]
+                },
+                "command": partial(segment, scene, folder / "mask.tif", *how),
+                "start-up": partial(startup, folder, *how),
+            },
+            asked.runs,
+        )
+        row = measured["command"]
+        started, speed = measured["start-up"]["seconds"], measured["alone"]["mpx_per_second"]
+        counted = apart(pixels_per_pixel, scene=scene, model=model)
+        row |= {
+            "pixels_per_pixel": counted["pixels_per_pixel"],
+            "startup_seconds": started,
+            "alone_seconds": asked.side**2 / 1e6 / speed,
+            "alone_mpx_per_second": speed,
+            "alone_batch": " × ".join(map(str, best)),
+            "alone_runs": measured["alone"]["runs"],
+            "startup_runs": measured["start-up"]["runs"],
+        }
+        row["efficiency"] = row["alone_seconds"] / (row["seconds"] - started)
+        rows[name] = row
+    report(__file__, __doc__, asked, rows)
+    plot(rows, Path(__file__).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

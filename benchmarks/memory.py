@@ -1,0 +1,73 @@
+"""Ask whether peak memory grows with the scene.
+
+    python benchmarks/memory.py FOLDER [--short] [--sides 8000 16000 32000] [--coarse 60000]
+        [--unet 8000] [--runs 3]
+
+Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scene's grid, through a
+network that costs nothing; then the command with the U-Net. The masks take COARSE² bytes of disk.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from measuring import alternate, apart, options, repeated, report, sample, segment
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """Brightness taken for probability, with the stride and the overlap of a network."""
+
+    stride: int = 32
+    overlap: int = 64
+    window: int | None = None
+    name: str = "cheap"
+    threshold: float = 0.5
+
+    def __call__(self, pixels: Any) -> Any:
+        """One of the three bands."""
+        return pixels[..., 0] / 255
+
+
+def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
+    """What the command does, with another network."""
+    from cloudmask import open_scene, predict, write_cog
+    from cloudmask.network import keep_freed_memory
+
+    keep_freed_memory()
+    probability = predict(open_scene(scene, resize_factor=factor), Cheap())
+    write_cog(probability, mask, like=scene, overwrite=True)
+    return {}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    asked = options(
+        __doc__,
+        sides=([8_000, 16_000, 32_000], [2_000, 4_000, 8_000]),
+        coarse=(60_000, 15_000),
+        unet=(8_000, 2_048),
+    )
+    mask = asked.folder / "mask.tif"
+    contestants: dict[str, Any] = {
+        f"{side:,}² px, network that costs nothing": partial(
+            apart, cheap, scene=repeated(asked.folder, side), mask=mask, factor=1
+        )
+        for side in asked.sides
+    }
+    contestants[f"{asked.coarse:,}² px at factor 20, network that costs nothing"] = partial(
+        apart, cheap, scene=repeated(asked.folder, asked.coarse), mask=mask, factor=20
+    )
+    contestants[f"{asked.unet:,}² px, U-Net"] = partial(
+        segment,
+        sample(asked.folder, asked.unet),
+        mask,
+        *("--gsd", "native", "--model", "unet-f1"),
+    )
+    rows = alternate(contestants, asked.runs)
+    keys = ("seconds", "peak_bytes", "runs")
+    report(__file__, __doc__, asked, {n: {k: row[k] for k in keys} for n, row in rows.items()})
+
+
+if __name__ == "__main__":
+    main()

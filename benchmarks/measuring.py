@@ -43,12 +43,10 @@ def options(doc: str, **defaults: tuple[Any, Any]) -> argparse.Namespace:
     return asked
 
 
-def run(command: list[Any], **environment: str) -> tuple[str, dict[str, float]]:
+def run(command: list[Any]) -> tuple[str, dict[str, float]]:
     """What a command prints, its seconds from start to exit, and its peak memory."""
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, text=True, env=os.environ | environment
-    )
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)

@@ -94,7 +94,7 @@ def test_pixels_that_the_u_net_sees_for_each_of_the_scene():
 def test_a_decimated_read_without_overviews_transfers_hardly_a_byte_twice(
     make_scene, server, rng, factor
 ):
-    """Chunks that do not begin on the file's tiles share some; threads have handles of their own."""
+    """Chunks that do not begin on tiles share some; threads have handles of their own."""
     path = make_scene(rng.integers(0, 255, (3, 4096, 4096), "uint8"), **TILES)
     with dask.config.set(scheduler="threads", num_workers=2):
         open_scene(server.url(path), resize_factor=factor, chunk=256).compute()

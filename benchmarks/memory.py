@@ -31,12 +31,15 @@ class Cheap:
 
 def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
     """What the command does, with another network."""
-    from cloudmask import open_scene, predict, write_cog
+    from cloudmask import open_scene, predict, threshold, write_cog
     from cloudmask.network import keep_freed_memory
 
     keep_freed_memory()
     probability = predict(open_scene(scene, resize_factor=factor), Cheap())
-    write_cog(probability, mask, like=scene, overwrite=True)
+    if factor == 1:
+        write_cog(threshold(probability, 0.5), mask, overwrite=True)
+    else:
+        write_cog(probability, mask, like=scene, overwrite=True)
     return {}
 
 

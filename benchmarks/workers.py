@@ -69,21 +69,15 @@ def simulate(
     folder: str, chunks: int, sleep: float, threads: int = 0, processes: int = 0
 ) -> dict[str, Any]:
     """Chunks of a second, from scene to COG, on workers that are there."""
-    import dask.array as da
-    import numpy as np
-    import xarray as xr
-
+    from cloudmask import open_scene, write_cog
     from cloudmask import segment as lazily
-    from cloudmask import write_cog
 
     side = 64 * round(chunks**0.5)
-    pixels = da.full((3, side, side), 100, dtype="uint8", chunks=(3, 64, 64))
-    along = 10.0 * np.arange(side)
-    scene = xr.DataArray(pixels, {"y": -along, "x": along}, dims=("band", "y", "x"))
+    path = empty_scene(folder, side)
     mask = Path(folder, f"simulated_{threads}_{processes}.tif")
     with workers(threads, processes):
         begun = time.perf_counter()
-        result = lazily(scene, Sleeping(sleep))
+        result = lazily(open_scene(path, chunk=64), Sleeping(sleep))
         built = time.perf_counter() - begun
         write_cog(result, mask, overwrite=True)
         seconds = time.perf_counter() - begun
@@ -97,13 +91,10 @@ def simulate(
     }
 
 
-def until_first(folder: str, side: int) -> dict[str, Any]:
-    """Seconds from opening a scene of `side` px to the first chunk in the network."""
+def empty_scene(folder: str, side: int) -> Path:
+    """A scene of blocks that are not there."""
     import numpy as np
     import rasterio
-
-    from cloudmask import open_scene, write_cog
-    from cloudmask import segment as lazily
 
     empty = Path(folder, f"empty_{side}.tif")
     profile = {"driver": "GTiff", "count": 3, "dtype": np.uint8, "tiled": True, "sparse_ok": True}
@@ -111,6 +102,15 @@ def until_first(folder: str, side: int) -> dict[str, Any]:
     profile |= {"transform": rasterio.transform.from_origin(400_000, 1_300_000, 10, 10)}
     with rasterio.open(empty, "w", width=side, height=side, **profile):
         pass
+    return empty
+
+
+def until_first(folder: str, side: int) -> dict[str, Any]:
+    """Seconds from opening a scene of `side` px to the first chunk in the network."""
+    from cloudmask import open_scene, write_cog
+    from cloudmask import segment as lazily
+
+    empty = empty_scene(folder, side)
     begun = time.perf_counter()
     scene = open_scene(empty)
     result = lazily(scene, First(0, overlap=224))

@@ -35,7 +35,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
-_STRIP_BYTES = 1700 * 2**20
+STRIP_BYTES = 1700 * 2**20
 """Memory of a forward pass: 1,100 pixels square of a U-Net in 16 bits are one strip."""
 
 _HERE: dict[str, Path] = {}
@@ -193,14 +193,14 @@ def _loaded(
 
 
 def _strip_rows(architecture: str, precision: str, width: int) -> int:
-    """Height of strips that fit in `_STRIP_BYTES`, at least two strides.
+    """Height of strips that fit in `STRIP_BYTES`, at least two strides.
 
     Measured: a strip takes twice the memory of one pass over its pixels, since layers wait for each
     other; and what they keep until the next strip takes as much as half the halo.
     """
     card = ARCHITECTURES[architecture]
     pixel = 2 * card.bytes_per_pixel // (1 if precision == "float32" else 2)
-    rows = _STRIP_BYTES // (pixel * width) - card.overlap // 2
+    rows = STRIP_BYTES // (pixel * width) - card.overlap // 2
     return max(rows // card.stride, 2) * card.stride
 
 

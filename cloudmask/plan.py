@@ -8,6 +8,7 @@ from cloudmask import chunks
 from cloudmask.constants import CHUNK
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
+from cloudmask.network import STRIP_BYTES
 from cloudmask.prediction import check_overlap
 from cloudmask.registry import CloudModel
 from cloudmask.scene import model_grid, scene_grid
@@ -107,8 +108,10 @@ def plan_scene(
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
-    # Measured: TensorFlow, GDAL and chunks on their way take 1.3 GB beside one forward pass.
-    memory = 1300 * 2**20 + block * ARCHITECTURES[model.architecture].bytes_per_pixel
+    # Measured: TensorFlow and GDAL take 1 GB; two chunks are on their way, of up to four bytes a
+    # band, and one forward pass, of a strip where that is less.
+    once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
+    memory = 2**30 + 2 * block * 3 * 4 + min(once, STRIP_BYTES)
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
 

@@ -13,6 +13,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.mask import check_threshold, mask_attributes
+from cloudmask.stopwatch import stage
 
 FINE_CHUNK = 2048
 """Chunk height and width of an enlarged array: four blocks of a COG."""
@@ -165,6 +166,7 @@ def _valid(like: xr.DataArray) -> Array:
     return valid.all(axis=0) if like.ndim == 3 else valid
 
 
+@stage("enlarge")
 def _enlarge_block(
     block: Block,
     valid: Block,

@@ -151,7 +151,7 @@ def _with_overviews(staged: Path, final: Path) -> Path:
     """A VRT of a staged mask that lends GDAL overviews by mode, in a tenth of GDAL's own time."""
     levels = [staged]
     # On threads of this process, whatever computes the mask: workers may not see the file.
-    with dask.config.set(scheduler="threads"), watched_by(None):
+    with dask.config.set(scheduler="threads"), watched_by(None), writing(final):
         while max((level := open_label(levels[-1], chunk=2 * BLOCK)).shape) > BLOCK:
             levels.append(staged.with_name(f"staged_{len(levels)}.tif"))
             stage_raster(halved(level), levels[-1], final)

@@ -1,15 +1,18 @@
 """A Dask cluster to run on: one that is there, or worker processes on this machine."""
 
+import asyncio
 import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster, Security, WorkerPlugin
+from distributed.comm import connect as open_comm
 
 from cloudmask.network import add_weights, file_sha256, ships_with_package
 
@@ -60,7 +63,7 @@ def connect(
     ConnectionError
         No scheduler answers within 10 seconds, or no worker comes.
     ValueError
-        A worker has no cloudmask, or another version.
+        A worker or the scheduler has no cloudmask, or another version.
     ImportError
         GPUs are asked for without dask-cuda.
     """
@@ -87,15 +90,32 @@ def _client(scheduler: str | None, workers: int | None, gpus: str | None) -> Ite
         with started as cluster, Client(cluster) as client:
             yield client
         return
+    _check_answers(scheduler)
+    with Client(scheduler, timeout=_CONNECT_SECONDS) as client:
+        yield client
+
+
+def _check_answers(scheduler: str) -> None:
+    """Refuse an address before a client is made: one that fails would stay dask's default."""
+
+    async def meet() -> None:
+        arguments = Security().get_connection_args("client")
+        comm = await open_comm(scheduler, timeout=_CONNECT_SECONDS, **arguments)
+        await comm.close()
+
     try:
-        client = Client(scheduler, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
+        with ThreadPoolExecutor(1) as thread:  # in a notebook this thread has a loop already
+            thread.submit(lambda: asyncio.run(meet())).result()
+    except TypeError as error:
         raise ConnectionError(
-            f"no scheduler answers at {scheduler} within {_CONNECT_SECONDS:g} s: start one with "
+            f"{scheduler} needs certificates: name them in dask's configuration, distributed.comm."
+            "tls (https://distributed.dask.org/en/stable/tls.html)"
+        ) from error
+    except Exception as error:  # what answers may be anything, and no scheduler
+        raise ConnectionError(
+            f"no scheduler answers at {scheduler!r} within {_CONNECT_SECONDS:g} s: start one with "
             "`dask scheduler`, or check the address"
         ) from error
-    with client:
-        yield client
 
 
 def _local_cluster(workers: int) -> LocalCluster:
@@ -141,17 +161,26 @@ def _wait_for_workers(client: Client, timeout: float) -> None:
 
 
 def _check_versions(client: Client) -> None:
+    """Refuse a scheduler or a worker without this version: both unpickle the graph."""
     own = version("cloudmask")
-    for worker, found in client.run(_installed).items():
+    for process, found in _installed(client).items():
         if found != own:
             raise ValueError(
-                f"worker {worker} has {f'cloudmask {found}' if found else 'no cloudmask'}, this "
-                f"process {own}: install the same on all"
+                f"{process} has {f'cloudmask {found}' if found else 'no cloudmask'}, this process "
+                f"{own}: install the same on all"
             )
 
 
-def _installed() -> str | None:
+def _installed(client: Client) -> dict[str, str | None]:
+    """Versions on the scheduler and the workers, asked in a way that needs no cloudmask there."""
+    found: dict[str, str | None] = {}
     try:
-        return version("cloudmask")
+        found["the scheduler"] = client.run_on_scheduler(version, "cloudmask")
     except PackageNotFoundError:
-        return None
+        found["the scheduler"] = None
+    for worker, answer in client.run(version, "cloudmask", on_error="return").items():
+        if isinstance(answer, PackageNotFoundError):
+            found[f"worker {worker}"] = None
+        elif not isinstance(answer, OSError):  # of one that died: its successor gets the work
+            found[f"worker {worker}"] = answer
+    return found

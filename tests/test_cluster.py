@@ -1,6 +1,7 @@
 """Clusters as an operator meets them: real processes, weights that only the client has, faults."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import dask
@@ -16,13 +18,13 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 import cloudmask
-from cloudmask import cluster as clusters
 from cloudmask import connect, load_model, predict, send_weights, write_cog, write_zarr
 from cloudmask.network import add_weights
 from cloudmask.sample import write_sample
+from cloudmask.write.stream import stream
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,13 @@ def run(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "cloudmask", *map(str, arguments)],
         capture_output=True, text=True, cwd=cwd, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def started(*command, env=None):
+    return subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
     )  # fmt: skip
 
 
@@ -84,7 +93,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
     begun = time.monotonic()
     done = run("segment", "s.tif", "m.tif", "--scheduler", "tcp://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no scheduler answers at tcp://127.0.0.1:9 within 10 s" in done.stderr.splitlines()[-1]
+    assert "no scheduler answers at 'tcp://127.0.0.1:9' within 10 s" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert time.monotonic() - begun < 60
     assert not (tmp_path / "m.tif").exists()
@@ -99,18 +108,134 @@ def test_a_cluster_without_workers_is_waited_for_and_then_refused():
         pass
 
 
-def older():
-    return "0.0.1"
+def test_a_worker_with_another_version_is_named(cluster, tmp_path):
+    (tmp_path / "cloudmask-0.0.1.dist-info").mkdir()
+    (tmp_path / "cloudmask-0.0.1.dist-info/METADATA").write_text(
+        "Name: cloudmask\nVersion: 0.0.1\n"
+    )
+    with Client(cluster) as client:
+        worker = started(
+            "worker", cluster.scheduler_address, "--no-nanny", "--no-dashboard",
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+        try:
+            client.wait_for_workers(3, timeout=60)
+            with (
+                pytest.raises(ValueError, match=r"worker tcp://.* has cloudmask 0.0.1, this proc"),
+                connect(cluster.scheduler_address),
+            ):
+                pass
+        finally:
+            worker.kill()
+            worker.wait()
 
 
-def test_a_worker_with_another_version_is_named(cluster, monkeypatch):
-    monkeypatch.setattr(clusters, "_installed", older)
+@pytest.mark.parametrize("place", ["run", "run_on_scheduler"])
+def test_a_scheduler_or_worker_without_the_package_is_named(cluster, monkeypatch, place):
+    def elsewhere(*_, **options):
+        error = PackageNotFoundError("cloudmask")
+        if "on_error" in options:
+            return {"tcp://host:1": error}
+        raise error
+
+    monkeypatch.setattr(Client, place, elsewhere)
     with (
-        pytest.raises(ValueError, match=r"worker tcp://.* has cloudmask 0.0.1, this process"),
+        pytest.raises(ValueError, match=r"^(worker tcp://host:1|the scheduler) has no cloudmask"),
         connect(cluster.scheduler_address),
     ):
         pass
-    assert cloudmask.__version__ != "0.0.1"
+
+
+def test_tls_by_dasks_own_configuration(tmp_path):
+    secret = Security.temporary()
+    (tmp_path / "cert.pem").write_text(secret.tls_ca_file)
+    (tmp_path / "key.pem").write_text(secret.tls_client_key)
+    pair = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    tls = {"ca-file": pair["cert"], "scheduler": pair, "worker": pair, "client": pair}
+    mask = xr.DataArray(da.ones((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    with (
+        dask.config.set({f"distributed.comm.tls.{key}": value for key, value in tls.items()}),
+        LocalCluster(
+            n_workers=1, protocol="tls://", security=Security(), dashboard_address=":0"
+        ) as cluster,
+    ):
+        assert cluster.scheduler_address.startswith("tls://")
+        with connect(cluster.scheduler_address):
+            write_cog(mask, tmp_path / "m.tif")
+        with (
+            dask.config.set({"distributed.comm.tls.ca-file": None}),
+            pytest.raises(ConnectionError, match=r"tls://.* needs certificates: .*comm\.tls"),
+            connect(cluster.scheduler_address),
+        ):
+            pass
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert (dataset.read(1) == 1).all()
+
+
+@pytest.mark.parametrize("address", ["foo", "", "tcp://127.0.0.1", "http://127.0.0.1:9"])
+def test_what_is_no_address_is_one_line(address):
+    with pytest.raises(ConnectionError, match=f"no scheduler answers at '{address}'"):
+        connect(address).__enter__()
+    assert dask.config.get("scheduler", None) is None  # what fails is not what dask then uses
+
+
+def test_a_server_that_is_no_scheduler_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with server.accept()[0] as peer:
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"no scheduler answers at '{address}'"):
+            connect(address).__enter__()
+
+
+def threads_of_tensorflow():
+    from cloudmask.network import start_tensorflow
+
+    before = len(list(Path("/proc/self/task").iterdir()))
+    start_tensorflow()
+    return len(list(Path("/proc/self/task").iterdir())) - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_workers_share_the_cores_for_tensorflow_too(monkeypatch):
+    extra = {}
+    for cores in (4, 24):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        with connect(workers=2) as client:
+            assert set(client.nthreads().values()) == {cores // 2}
+            one = [next(iter(client.nthreads()))]
+            (extra[cores],) = client.run(threads_of_tensorflow, workers=one).values()
+    assert extra[24] - extra[4] == 12 - 2
+
+
+def test_the_graph_holds_no_weights():
+    model = load_model()
+    scene = xr.DataArray(da.zeros((3, 256, 256), "uint8", chunks=128), dims=("band", "y", "x"))
+    mask = cloudmask.segment(scene, model)
+    (optimized,) = dask.optimize(mask.data)
+    assert len(pickle.dumps(optimized.__dask_graph__())) < 0.01 * Path(model.path).stat().st_size
+
+
+def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
+    def note(block, block_id=None):
+        Path(tmp_path, ".".join(map(str, block_id))).touch()
+        return block
+
+    ahead = []
+
+    def take(window, block):  # noqa: ARG001
+        time.sleep(0.05)
+        ahead.append(len(list(tmp_path.iterdir())) - len(ahead))
+
+    chunks = da.zeros((400, 100), "uint8", chunks=(20, 25)).map_blocks(note, dtype="uint8")
+    with Client(cluster):
+        stream(chunks, take, "mask")
+    assert len(ahead) == 80
+    assert 4 < max(ahead) <= 8
 
 
 def test_either_a_scheduler_or_workers():
@@ -202,13 +327,6 @@ def test_workers_may_die_of_a_chunk_and_the_mask_is_the_same(tmp_path, rng, writ
         ]
         assert files[0] == files[1]
         assert files[0]
-
-
-def started(*command):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("write", [write_cog, write_zarr])

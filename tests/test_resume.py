@@ -131,6 +131,25 @@ def test_without_resume_a_run_begins_anew(scene, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
 
 
+def test_a_worker_that_dies_when_it_is_asked_what_it_sees_stops_nothing(tmp_path, monkeypatch):
+    from cloudmask.write import partial
+
+    def die(path, flag=tmp_path / "died"):
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Path(path).read_text()
+
+    monkeypatch.setattr(partial, "_read", die)
+    mask = xr.DataArray(da.ones((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        write_zarr(mask, tmp_path / "m.zarr")
+    assert {path.name for path in tmp_path.iterdir()} == {"died", "m.zarr"}
+
+
 def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, monkeypatch):
     from cloudmask.write import partial
 

@@ -53,12 +53,13 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     ------
     FileNotFoundError
         A list, or what a pattern stands for.
+    ValueError
+        A list that is no text.
     """
     found: dict[str, None] = {}
     for argument in arguments:
         if argument.lower().endswith(".txt"):
-            lines = (line.strip() for line in Path(argument).read_text().splitlines())
-            found |= dict.fromkeys(line for line in lines if line and not line.startswith("#"))
+            found |= dict.fromkeys(_read_list(Path(argument)))
         elif "://" not in argument and any(mark in argument for mark in "*?["):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not matches:
@@ -69,6 +70,17 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     if not found:
         raise FileNotFoundError(f"{', '.join(arguments) or 'the command'} names no scene")
     return list(found)
+
+
+def _read_list(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the list {path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list {path} is not text in UTF-8: save it as such") from error
+    lines = (line.strip() for line in text.splitlines())
+    return (line for line in lines if line and not line.startswith("#"))
 
 
 def name_outputs(scenes: Sequence[str], folder: Path, suffix: str = ".tif") -> list[Path]:

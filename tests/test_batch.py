@@ -102,9 +102,19 @@ def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
     assert found == [f"{tmp_path}/a.tif", "https://x.org/c.tif", f"{tmp_path}/b.tif"]
     with pytest.raises(FileNotFoundError, match=r"\*\.jp2 matches nothing"):
         find_scenes([str(tmp_path / "*.jp2")])
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.tif\r\n\r\nb.tif\r\n")
+    assert find_scenes([str(tmp_path / "list.txt")]) == ["a.tif", "b.tif"]
     (tmp_path / "list.txt").write_text("# nothing\n")
     with pytest.raises(FileNotFoundError, match="names no scene"):
         find_scenes([str(tmp_path / "list.txt")])
+
+
+def test_a_list_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the list .*none\.txt does not exist"):
+        find_scenes([str(tmp_path / "none.txt")])
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"the list .*binary\.txt is not text in UTF-8"):
+        find_scenes([str(tmp_path / "binary.txt")])
 
 
 def test_two_scenes_of_one_name_are_refused():
@@ -140,6 +150,7 @@ def test_what_cannot_go_together(scenes, tmp_path):
         (("a.tif", "b.tif", "c.tif"), "give SCENE and OUT"),
         (("a.tif", "m.tif", "--resume"), "m.tif cannot be resumed"),
         (("a.tif", "--out-dir", tmp_path, "--quicklook", "q.png"), "--quicklook names one"),
+        (("a.tif", "--out-dir", "a.tif"), "the folder a.tif cannot be made (File exists): name"),
     ]:
         assert match in run(*arguments, cwd=scenes, check=2).stderr
 

@@ -166,7 +166,12 @@ def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Pa
 
     scenes = find_scenes(arguments)
     outputs = name_outputs(scenes, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"the folder {folder} cannot be made ({error.strerror}): name another"
+        ) from error
     check_output(folder / "summary.csv", overwrite=True)
     return scenes, outputs
 

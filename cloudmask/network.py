@@ -35,7 +35,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
-STRIP_BYTES = 1700 * 2**20
+STRIP_BYTES = 1500 * 2**20
 """Memory of a forward pass: 1,100 pixels square of a U-Net in 16 bits are one strip."""
 
 _HERE: dict[str, Path] = {}

@@ -96,6 +96,14 @@ def test_hosts_that_share_no_folder_segment_a_scene_from_the_web(tmp_path, own_w
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        command[command.index("mask.tif")] = "mask.zarr"
+        done = subprocess.run(
+            on("client", tmp_path, *command, "--scheduler", scheduler),
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert "does not see" in done.stderr.splitlines()[-1]
+        assert not list(tmp_path.glob("*mask.zarr*"))
     local = [*MODULE, "cloudmask", "segment", "www/scene.tif", "local.tif", *options]
     subprocess.run(local, cwd=tmp_path, check=True, timeout=300)
     with rasterio.open(tmp_path / "mask.tif") as mask, rasterio.open(tmp_path / "local.tif") as own:

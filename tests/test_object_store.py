@@ -160,6 +160,14 @@ def test_a_bucket_that_is_not_there_is_refused_before_any_work(mask, write, name
         write(mask, f"s3://nowhere/{name}")
 
 
+def test_a_batch_makes_no_bucket(bucket, tmp_path):
+    write_sample(tmp_path / "scene.tif", size=(64, 64))
+    done = run("segment", "scene.tif", "--out-dir", "s3://nowhere/many", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "s3://nowhere/many/summary.csv cannot be written to" in done.stderr.splitlines()[-1]
+    assert [found["Name"] for found in bucket.list_buckets()["Buckets"]] == [BUCKET]
+
+
 def test_a_bucket_without_the_right_to_write_is_refused(tmp_path):
     write_sample(tmp_path / "scene.tif", size=(64, 64))
     with served(INITIAL_NO_AUTH_ACTION_COUNT="1"):  # nothing is allowed once the bucket is there

@@ -162,12 +162,14 @@ def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
 def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Path]]:
     """Scenes and their outputs, in a folder that can be written to."""
     from cloudmask.batch import find_scenes, name_outputs
+    from cloudmask.constants import is_remote
     from cloudmask.write import check_output
 
     scenes = find_scenes(arguments)
     outputs = name_outputs(scenes, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not is_remote(folder):  # an object store needs none, and might make a bucket
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"the folder {folder} cannot be made ({error.strerror}): name another"

@@ -167,7 +167,7 @@ def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudC
     begun = time.perf_counter()
     try:
         cover = segment(scene, output)
-    except (ValueError, OSError, MemoryError) as error:
+    except Exception as error:  # whatever it is, it is this scene's
         logger.debug("traceback", exc_info=True)
         line = str(error).strip().split("\n")[0] or type(error).__name__
         seconds = round(time.perf_counter() - begun, 2)

@@ -144,6 +144,17 @@ def test_a_scene_that_changed_is_done_again(tmp_path):
     assert statuses({"threshold": 0.7}) == ["done"]
 
 
+def test_an_error_that_nobody_foresaw_is_its_scenes_only(tmp_path):
+    def segment(scene, _):
+        if scene == "a":
+            raise RuntimeError("out of luck")
+        return CloudCover(3, 1, 0)
+
+    outputs = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    found = list(segment_many(["a", "b"], outputs, segment, {}))
+    assert [(one.status, one.error) for one in found] == [("failed", "out of luck"), ("done", "")]
+
+
 def test_what_cannot_go_together(scenes, tmp_path):
     for arguments, match in [
         (("a.tif",), "give SCENE and OUT, or scenes and --out-dir"),

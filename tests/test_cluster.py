@@ -40,6 +40,10 @@ def run(*arguments, cwd):
     )  # fmt: skip
 
 
+def files(store):
+    return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+
+
 def started(*command, env=None):
     return subprocess.Popen(
         [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
@@ -152,7 +156,7 @@ def test_tls_by_dasks_own_configuration(tmp_path):
     (tmp_path / "key.pem").write_text(secret.tls_client_key)
     pair = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
     tls = {"ca-file": pair["cert"], "scheduler": pair, "worker": pair, "client": pair}
-    mask = xr.DataArray(da.ones((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    mask = xr.DataArray(da.ones((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
     with (
         dask.config.set({f"distributed.comm.tls.{key}": value for key, value in tls.items()}),
         LocalCluster(
@@ -214,10 +218,73 @@ def test_workers_share_the_cores_for_tensorflow_too(monkeypatch):
 
 def test_the_graph_holds_no_weights():
     model = load_model()
-    scene = xr.DataArray(da.zeros((3, 256, 256), "uint8", chunks=128), dims=("band", "y", "x"))
+    scene = xr.DataArray(da.zeros((3, 256, 256), dtype="uint8", chunks=128), dims=("band", "y", "x"))
     mask = cloudmask.segment(scene, model)
     (optimized,) = dask.optimize(mask.data)
     assert len(pickle.dumps(optimized.__dask_graph__())) < 0.01 * Path(model.path).stat().st_size
+
+
+def test_a_relative_path_is_found_by_workers_in_another_folder(cluster, tmp_path, monkeypatch):
+    write_sample(tmp_path / "s.tif", size=(64, 64))
+    monkeypatch.chdir(tmp_path)
+    scene = cloudmask.open_scene("s.tif")
+    with Client(cluster):
+        assert scene.compute().shape == (3, 64, 64)
+
+
+def test_a_chunk_of_which_workers_die_is_one_line_with_a_cure(tmp_path):
+    def die(block):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return block
+
+    mask = da.zeros((64, 64), dtype="uint8", chunks=64).map_blocks(
+        die, dtype="uint8", meta=np.empty(0)
+    )
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster),
+        pytest.raises(OSError, match=r"rows 0–64, .*: 2 workers died of it, .*smaller chunk"),
+    ):
+        write_cog(xr.DataArray(mask, dims=("y", "x")), tmp_path / "m.tif")
+
+
+def test_overviews_leave_the_cluster_to_scenes_beside(cluster, tmp_path, monkeypatch):
+    """dask's configuration is one for all threads: it must not name another scheduler meanwhile."""
+    from cloudmask.write import raster
+
+    active, halved = [], raster.halved
+
+    def look(level):
+        active.append(dask.config.get("scheduler"))
+        return halved(level)
+
+    monkeypatch.setattr(raster, "halved", look)
+    mask = xr.DataArray(da.ones((600, 600), dtype="uint8", chunks=300), dims=("y", "x"))
+    with Client(cluster):
+        write_cog(mask, tmp_path / "m.tif")
+    assert active == ["dask.distributed"]
+
+
+def test_a_client_that_is_closed_leaves_nobody_waiting(cluster):
+    def slow(block):
+        time.sleep(0.1)
+        return block
+
+    chunks = da.zeros((4000, 20), dtype="uint8", chunks=10).map_blocks(slow, dtype="uint8")
+    client, failed = Client(cluster), []
+
+    def write():
+        try:
+            stream(chunks, lambda *_: client.close() if not failed else None, "mask")
+        except OSError as error:
+            failed.append(str(error))
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(20)
+    assert not writer.is_alive()
+    assert "mask was not finished" in failed[0]
 
 
 def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
@@ -231,7 +298,7 @@ def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
         time.sleep(0.05)
         ahead.append(len(list(tmp_path.iterdir())) - len(ahead))
 
-    chunks = da.zeros((400, 100), "uint8", chunks=(20, 25)).map_blocks(note, dtype="uint8")
+    chunks = da.zeros((400, 100), dtype="uint8", chunks=(20, 25)).map_blocks(note, dtype="uint8")
     with Client(cluster):
         stream(chunks, take, "mask")
     assert len(ahead) == 80
@@ -329,8 +396,10 @@ def test_workers_may_die_of_a_chunk_and_the_mask_is_the_same(tmp_path, rng, writ
         assert files[0]
 
 
-@pytest.mark.parametrize("write", [write_cog, write_zarr])
-def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write):
+@pytest.mark.parametrize(
+    ("write", "options"), [(write_cog, {}), (write_zarr, {}), (write_zarr, {"resume": True})]
+)
+def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write, options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -342,7 +411,7 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write)
         time.sleep(0.1)
         return block
 
-    data = da.zeros((1024, 1024), "uint8", chunks=64).map_blocks(slow)
+    data = da.zeros((1024, 1024), dtype="uint8", chunks=64).map_blocks(slow)
     mask = xr.DataArray(data, dims=("y", "x"))
     killer = threading.Timer(3, scheduler.kill)
     try:
@@ -350,11 +419,20 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write)
             killer.start()
             begun = time.monotonic()
             with pytest.raises(OSError, match=f"{out.name} was not finished: .*{address} is gone"):
-                write(mask, out)
+                write(mask, out, **options)
             assert time.monotonic() - begun < 60
     finally:
         scheduler.kill()
         worker.kill()
         scheduler.wait()
         worker.wait()
-    assert list(tmp_path.iterdir()) == []
+    if not options:
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert not out.exists()
+    assert 0 < len(list((tmp_path / ".m.zarr.partial/done").iterdir())) < 256
+    at_once = mask.copy(data=da.zeros_like(mask.data))
+    write_zarr(at_once, out, resume=True)
+    write_zarr(at_once, tmp_path / "whole.zarr")
+    assert files(out) == files(tmp_path / "whole.zarr")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.zarr", "whole.zarr"}

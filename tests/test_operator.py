@@ -39,7 +39,8 @@ def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_
     command = [
         sys.executable, "-m", "cloudmask", "segment", "scene.tif",
         "--model", str(own_weights), "--precision", "float32", "--resize-factor", "5",
-        "--quiet",
+        # A chunk has to be done before its worker is killed, of which dask allows it three times.
+        "--chunk", "1024", "--quiet",
     ]  # fmt: skip
     begun = time.monotonic()
     run = subprocess.Popen([*command, "killed.zarr", "--workers", "2"], cwd=tmp_path)

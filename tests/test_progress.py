@@ -25,7 +25,7 @@ def scheduler(request):
 @pytest.mark.parametrize(("write", "name"), [(write_cog, "m.tif"), (write_zarr, "m.zarr")])
 def test_each_chunk_that_is_written_counts(tmp_path, capsys, monkeypatch, write, name):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1)
-    mask = xr.DataArray(da.zeros((200, 300), "uint8", chunks=100), dims=("y", "x"))
+    mask = xr.DataArray(da.zeros((200, 300), dtype="uint8", chunks=100), dims=("y", "x"))
     with Bars() as bars, bars.scene("a scene"):
         write(mask, tmp_path / name)
     said = capsys.readouterr()

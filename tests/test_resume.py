@@ -141,7 +141,7 @@ def test_a_worker_that_dies_when_it_is_asked_what_it_sees_stops_nothing(tmp_path
         return Path(path).read_text()
 
     monkeypatch.setattr(partial, "_read", die)
-    mask = xr.DataArray(da.ones((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    mask = xr.DataArray(da.ones((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
@@ -157,7 +157,7 @@ def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, m
         return None
 
     monkeypatch.setattr(partial, "_read", elsewhere)
-    mask = xr.DataArray(da.zeros((64, 64), "uint8", chunks=32), dims=("y", "x"))
+    mask = xr.DataArray(da.zeros((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),

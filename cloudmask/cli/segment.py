@@ -123,6 +123,8 @@ def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[bool]:
         return
     from cloudmask.cluster import connect, send_weights
 
+    # What matters of its tracebacks is raised.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
         yield True

@@ -19,17 +19,13 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     """
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
-    is_remote = "://" in path or path.startswith("/vsi")
-    if is_zarr(path):
-        if not is_remote and not Path(path).exists():
+    if "://" not in path and not path.startswith("/vsi"):
+        if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
-        return open_zarr(path, bands, nodata)
-    if not is_remote:
-        if Path(path).is_dir():
+        if Path(path).is_dir() and not is_zarr(path):
             raise IsADirectoryError(
                 f"{path} is a directory: name a scene in it (gdalbuildvrt -separate joins files "
                 "of one band each)"
             )
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path} does not exist")
-    return open_raster(path, bands, nodata)
+        path = str(Path(path).absolute())  # a worker may have been started in another folder
+    return open_zarr(path, bands, nodata) if is_zarr(path) else open_raster(path, bands, nodata)

@@ -25,7 +25,9 @@ Sum = tuple[slice, slice, int]
 """Rows, columns, and the CRC-32 of the pixels there."""
 
 
-def stage_raster(array: xr.DataArray, path: Path, final: Path) -> list[Sum]:
+def stage_raster(
+    array: xr.DataArray, path: Path, final: Path, *, scheduler: str | None = None
+) -> list[Sum]:
     """Stream the chunks into an uncompressed GeoTIFF, to become `final`; the checksum of each."""
     is_mask = array.dtype == np.uint8
     grid = grid_of(array)
@@ -56,7 +58,7 @@ def stage_raster(array: xr.DataArray, path: Path, final: Path) -> list[Sum]:
             )
         target = _Windows(dataset, final)
         try:
-            stream(da.asarray(array.data), target.take, str(final))
+            stream(da.asarray(array.data), target.take, str(final), scheduler=scheduler)
         finally:
             target.close()
     return target.sums

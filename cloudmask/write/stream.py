@@ -28,6 +28,7 @@ def stream(
     *,
     windows: list[Window] | None = None,
     done: Collection[tuple[int, ...]] = (),
+    scheduler: str | None = None,
 ) -> None:
     """Compute every chunk and hand it to `take`, in this process.
 
@@ -43,6 +44,9 @@ def stream(
         What `take` is told of each chunk, in C order; default: where it lies in `array`.
     done : collection of tuple of int
         Indices of chunks that are left out.
+    scheduler : str, optional
+        Of dask, such as "threads"; default: the active one. Not by `dask.config.set`, which would
+        hold for other threads, too, that write to a cluster meanwhile.
 
     Raises
     ------
@@ -65,10 +69,10 @@ def stream(
         take(window, block)
         step()
 
-    client = active_client()
+    client = None if scheduler else active_client()
     if client is not None:
         _from_cluster(client, rows[:-1], taken, name)
-    elif dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
+    elif (scheduler or dask.config.get("scheduler", None)) in ("processes", "multiprocessing"):
         for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
             for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
                 taken(window, block)
@@ -77,7 +81,8 @@ def stream(
             *(
                 dask.delayed(taken)(window, block, dask_key_name=f"write-{id(taken)}-{i}")
                 for i, (window, block) in enumerate(pair for row in rows for pair in row)
-            )
+            ),
+            scheduler=scheduler,
         )
 
 
@@ -100,10 +105,13 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
     from distributed import as_completed
 
     waiting, windows, running = iter(rows), {}, as_completed()
+    gone = f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
 
     def submit() -> None:
         for row in islice(waiting, 1):
             futures = client.compute([block for _, block in row], retries=_RETRIES)
+            if client.status != "running":  # one that is closed leaves what comes later waiting
+                raise OSError(gone)
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
@@ -114,20 +122,25 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
         try:
             block = future.result()
         except Exception as error:  # whatever a worker raised, or that it died
+            if client.status != "running":
+                raise OSError(gone) from error
             client.cancel(list(windows))
-            raise OSError(_failure(client, name, window, error)) from error
+            raise OSError(_failure(name, window, error)) from error
         take(window, block)
         future.release()
         if len(windows) <= len(rows[0]):
             submit()
 
 
-def _failure(client: Any, name: str, window: Window, error: Exception) -> str:
-    if client.status != "running":
-        return f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
+def _failure(name: str, window: Window, error: Exception) -> str:
+    from distributed import KilledWorker
+
     rows, columns = window[-2:]
+    chunk = f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of {name}"
+    if isinstance(error, KilledWorker):
+        return (
+            f"{chunk} failed: {error.allowed_failures + 1} workers died of it, perhaps for want of "
+            "memory; choose a smaller chunk, or larger workers"
+        )
     cause = str(error).strip().split("\n")[0] or type(error).__name__
-    return (
-        f"rows {rows.start}–{rows.stop}, columns {columns.start}–{columns.stop} of {name} failed "
-        f"{_RETRIES + 1} times: {cause}"
-    )
+    return f"{chunk} failed {_RETRIES + 1} times: {cause}"

@@ -218,7 +218,9 @@ def test_workers_share_the_cores_for_tensorflow_too(monkeypatch):
 
 def test_the_graph_holds_no_weights():
     model = load_model()
-    scene = xr.DataArray(da.zeros((3, 256, 256), dtype="uint8", chunks=128), dims=("band", "y", "x"))
+    scene = xr.DataArray(
+        da.zeros((3, 256, 256), dtype="uint8", chunks=128), dims=("band", "y", "x")
+    )
     mask = cloudmask.segment(scene, model)
     (optimized,) = dask.optimize(mask.data)
     assert len(pickle.dumps(optimized.__dask_graph__())) < 0.01 * Path(model.path).stat().st_size
@@ -247,6 +249,23 @@ def test_a_chunk_of_which_workers_die_is_one_line_with_a_cure(tmp_path):
         pytest.raises(OSError, match=r"rows 0–64, .*: 2 workers died of it, .*smaller chunk"),
     ):
         write_cog(xr.DataArray(mask, dims=("y", "x")), tmp_path / "m.tif")
+
+
+def test_rows_of_an_enlarged_mask_share_what_the_network_gave(cluster, tmp_path):
+    def passes(block):  # 4 × 4 chunks, each enlarged to four rows
+        Path(tmp_path, f"pass-{time.monotonic_ns()}").touch()
+        return block
+
+    nothing = np.empty((0, 0), "uint8")
+    coarse = da.ones((64, 64), dtype="uint8", chunks=16).map_blocks(passes, meta=nothing)
+    pieces = coarse.rechunk(4).map_blocks(np.kron, np.ones((8, 8), "uint8"), chunks=(32, 32))
+
+    def take(window, block):  # noqa: ARG001
+        time.sleep(0.01)  # slower than workers, which then forget what nobody waits for
+
+    with Client(cluster):
+        stream(pieces, take, "mask")
+    assert len(list(tmp_path.glob("pass-*"))) == 16
 
 
 def test_overviews_leave_the_cluster_to_scenes_beside(cluster, tmp_path, monkeypatch):

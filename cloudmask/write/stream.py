@@ -7,6 +7,7 @@ from typing import Any
 import dask
 import numpy as np
 from dask.array.core import Array, slices_from_chunks
+from dask.delayed import Delayed
 
 from cloudmask.chunks import Block
 from cloudmask.watch import counter
@@ -104,12 +105,14 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
     """
     from distributed import as_completed
 
-    waiting, windows, running = iter(rows), {}, as_completed()
+    waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
+    held: list[Any] = []
     gone = f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
 
     def submit() -> None:
-        for row in islice(waiting, 1):
-            futures = client.compute([block for _, block in row], retries=_RETRIES)
+        for row, shared in islice(waiting, 1):
+            futures = client.compute([*(b for _, b in row), *shared], retries=_RETRIES)
+            futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
                 raise OSError(gone)
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
@@ -130,6 +133,35 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
         future.release()
         if len(windows) <= len(rows[0]):
             submit()
+
+
+def _shared_with_next(rows: list[list[Pair]]) -> list[list[Delayed]]:
+    """What each row makes that the next one needs, too, such as a chunk that both enlarge.
+
+    Workers forget a result when nothing that was submitted waits for it, and would make it again.
+    """
+    if not rows:
+        return []
+    _, some = rows[0][0]
+    dependencies = some.dask.get_all_dependencies()
+
+    def needed(row: list[Pair]) -> set[Any]:
+        found, ahead = set(), [block.key for _, block in row]
+        while ahead:
+            key = ahead.pop()
+            if key not in found:
+                found.add(key)
+                ahead.extend(dependencies[key])
+        return found
+
+    shared: list[list[Delayed]] = []
+    following: set[Any] = set()
+    for row in reversed(rows):  # from the last, of which nothing need be kept
+        own = needed(row)
+        keys = {key for user in following - own for key in dependencies[user] if key in own}
+        shared.append([Delayed(key, some.dask, layer=some._layer) for key in keys])
+        following = own
+    return shared[::-1]
 
 
 def _failure(name: str, window: Window, error: Exception) -> str:

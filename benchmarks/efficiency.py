@@ -10,12 +10,11 @@ Start-up is what the command takes for 64 × 64 px. efficiency.png shows where t
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import alternate, apart, lite, options, report, sample, segment, startup
+from measuring import Fake, alternate, apart, lite, options, report, sample, segment, startup
 
 # Side of a block, blocks in a batch, threads that call the network.
 BATCHES = [(256, 16, 1), (512, 4, 1), (1024, 1, 1), (2048, 1, 1), (512, 1, 2), (1024, 1, 2)]
@@ -60,15 +59,9 @@ def network_alone(scene: str, model: str, batches: list[list[int]]) -> dict[str,
     return {"mpx_per_second": speeds[best], "batch": list(best)}
 
 
-@dataclass(frozen=True)
-class Counting:
+class Counting(Fake):
     """A network that only counts the pixels that it is shown."""
 
-    stride: int
-    overlap: int
-    window: int | None
-    name: str = "counting"
-    threshold: float = 0.5
     seen = 0
     lock = threading.Lock()
 

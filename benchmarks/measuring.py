@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from itertools import product
@@ -23,6 +24,17 @@ from tables import table
 
 SEED = 3
 _TINY = 64
+
+
+@dataclass(frozen=True)
+class Fake:
+    """What `cloudmask.predict` asks of a network, to be called by a subclass."""
+
+    stride: int = 32
+    overlap: int = 64
+    window: int | None = None
+    name: str = "fake"
+    threshold: float = 0.5
 
 
 def options(doc: str, **defaults: tuple[Any, Any]) -> argparse.Namespace:

@@ -7,22 +7,14 @@ Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scen
 network that costs nothing; then the command with the U-Net. The masks take COARSE² bytes of disk.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from measuring import alternate, apart, options, repeated, report, sample, segment
+from measuring import Fake, alternate, apart, options, repeated, report, sample, segment
 
 
-@dataclass(frozen=True)
-class Cheap:
-    """Brightness taken for probability, with the stride and the overlap of a network."""
-
-    stride: int = 32
-    overlap: int = 64
-    window: int | None = None
-    name: str = "cheap"
-    threshold: float = 0.5
+class Cheap(Fake):
+    """Brightness taken for probability."""
 
     def __call__(self, pixels: Any) -> Any:
         """One of the three bands."""

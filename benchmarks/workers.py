@@ -16,21 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import alternate, apart, options, report, sample, segment, startup
+from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
 SLEEP = 0.2
 
 
 @dataclass(frozen=True)
-class Sleeping:
+class Sleeping(Fake):
     """A network that takes its time, and no core."""
 
-    seconds: float
-    stride: int = 32
     overlap: int = 32
-    window: int | None = None
-    name: str = "sleeping"
-    threshold: float = 0.5
+    seconds: float = 0
 
     def __call__(self, pixels: Any) -> Any:
         """Nothing is cloud."""
@@ -77,7 +73,7 @@ def simulate(
     mask = Path(folder, f"simulated_{threads}_{processes}.tif")
     with workers(threads, processes):
         begun = time.perf_counter()
-        result = lazily(open_scene(path, chunk=64), Sleeping(sleep))
+        result = lazily(open_scene(path, chunk=64), Sleeping(seconds=sleep))
         built = time.perf_counter() - begun
         write_cog(result, mask, overwrite=True)
         seconds = time.perf_counter() - begun
@@ -113,7 +109,7 @@ def until_first(folder: str, side: int) -> dict[str, Any]:
     empty = empty_scene(folder, side)
     begun = time.perf_counter()
     scene = open_scene(empty)
-    result = lazily(scene, First(0, overlap=224))
+    result = lazily(scene, First(overlap=224))
     built = time.perf_counter() - begun
     try:
         write_cog(result, empty.with_name("never.tif"))

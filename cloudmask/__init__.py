@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
     from cloudmask.prediction import predict, segment
+    from cloudmask.recipe import Recipe
     from cloudmask.registry import CloudModel, list_models, load_model
     from cloudmask.report import cloud_cover, quicklook
     from cloudmask.resample import enlarge
     from cloudmask.sample import write_sample
     from cloudmask.scene import open_label, open_scene, open_valid
-    from cloudmask.training import Recipe, train
+    from cloudmask.training import train
     from cloudmask.write import write_cog, write_png, write_zarr
 
 __all__ = [
@@ -48,7 +49,7 @@ __all__ = [
 
 _HOME = {
     "CloudModel": "registry",
-    "Recipe": "training",
+    "Recipe": "recipe",
     "cloud_cover": "report",
     "connect": "cluster",
     "enlarge": "resample",

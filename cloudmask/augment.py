@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,10 @@ from PIL import Image, ImageFilter
 
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
-
-Pixels = NDArray[Any]
-Labels = NDArray[Any]
+from cloudmask.pasting import Labels, Pixels, haze, lay_sea, paste_cloud, turn
 
 AUGMENTATIONS = ("turn", "scale", "radiometry", "haze", "sea", "paste", "degrade", "nodata")
 """What can be done to a patch; all of it is by default."""
-
-_OPAQUE, _VEIL = 0.3, 0.12
-"""Opacity from which a pasted cloud is labelled cloud, and below which still clear."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +84,16 @@ def patches(
     for _ in range(count):
         image, label = _cut(source, size, limits, cloudy, rng)
         if "turn" in augment:
-            image, label = _turn(image, label, rng)
+            image, label = turn(image, label, rng)
         if (label == CLOUD).mean() < 0.002:
             if "sea" in augment and rng.random() < 0.45:
-                image = _lay_sea(image, dark, rng)
+                image = lay_sea(image, dark, rng)
             if "paste" in augment and rng.random() < 0.6:
-                image, label = _paste_cloud(image, label, dark, mattes, rng)
+                image, label = paste_cloud(image, label, dark, mattes, rng)
         if "radiometry" in augment:
             image = _radiometry(image, sample, clear, dark, rng)
         if "haze" in augment and rng.random() < 0.15:
-            image = _haze(image, rng)
+            image = haze(image, rng)
         if "degrade" in augment:
             image = _degrade(image, rng)
         if "nodata" in augment and rng.random() < 0.12:
@@ -107,20 +101,6 @@ def patches(
         made.append((np.clip(image, 0, 1), label))
     images, labels = zip(*made, strict=True)
     return np.stack(images).astype("float32") * 255, np.stack(labels)
-
-
-def matte(image: Pixels, label: Labels) -> Pixels | None:
-    """Opacity 0–1 of a patch's clouds by their brightness over dark, even ground; else None."""
-    grey, cloud, clear = image.mean(axis=-1), label == CLOUD, label == CLEAR
-    if not 0.005 < cloud.mean() < 0.6 or clear.mean() < 0.2:
-        return None
-    ground, spread = np.median(grey[clear]), grey[clear].std()
-    contrast = np.quantile(grey[cloud], 0.95) - ground
-    if contrast < max(0.12, 4 * spread):
-        return None
-    near = Image.fromarray(cloud.astype("uint8") * 255).filter(ImageFilter.BoxBlur(3))
-    opacity = np.clip((grey - ground - spread) / contrast, 0, 1)
-    return opacity * np.minimum(np.asarray(near, "float32") / 60, 1)
 
 
 def _scales(source: Source, size: int) -> tuple[float, float]:
@@ -171,70 +151,6 @@ def _resized(image: Pixels, label: Labels, scale: float) -> tuple[Pixels, Labels
     return bands, np.where(scored < 0.9, NODATA, cloud > 0.5).astype("uint8")
 
 
-def _turn(image: Pixels, label: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
-    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-    image, label = np.rot90(image, turns), np.rot90(label, turns)
-    return (image[:, ::-1], label[:, ::-1]) if mirrored else (image, label)
-
-
-def _paste_cloud(
-    image: Pixels, label: Labels, dark: bool, mattes: Sequence[Pixels], rng: np.random.Generator
-) -> tuple[Pixels, Labels]:
-    """Lay clouds and their shadows over clear ground, unless it is almost white itself."""
-    bright = float(np.quantile(image, 0.8))
-    if bright > 0.8:
-        return image, label
-    opacity = _real_cloud(mattes, rng) if mattes and rng.random() < 0.5 else None
-    if opacity is None or opacity.shape != label.shape:
-        opacity = _invented_cloud(label.shape[0], rng)
-    reach = label.shape[0] // 12
-    fall = rng.integers(-reach, reach + 1, size=2)
-    shadow = np.roll(opacity, fall, axis=(0, 1))
-    # A cumulus is bright towards the sun and grey towards its shadow.
-    lit = opacity - np.roll(opacity, -np.sign(fall) * rng.integers(1, 4), axis=(0, 1))
-    image = image * (1 - rng.uniform(0, 0.6) * shadow[..., None])
-    white = rng.uniform(0.3, 0.75) if dark else rng.uniform(0.75, 1.2)
-    texture = 1 + rng.uniform(0, 0.15) * _noise(label.shape[0], rng)
-    texture = texture - rng.uniform(0, 0.25) * (1 - opacity) - rng.uniform(0, 0.3) * lit
-    tint = 1 + rng.uniform(-0.04, 0.04, 3).astype("float32")
-    cloud = np.maximum(white * texture, bright + 0.05)[..., None] * tint
-    image = np.clip(image * (1 - opacity[..., None]) + cloud * opacity[..., None], 0, 1)
-    changed = np.where(opacity > _OPAQUE, CLOUD, np.where(opacity > _VEIL, NODATA, label))
-    return image, np.where(label == NODATA, NODATA, changed).astype("uint8")
-
-
-def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
-    """Opacity of a cloud field made of fractal noise, from a few cumulus to a deck."""
-    noise = _noise(size, rng)
-    share = math.exp(rng.uniform(math.log(0.003), math.log(0.6)))
-    start = np.quantile(noise[::4, ::4], 1 - share)
-    soft = math.exp(rng.uniform(math.log(0.1), 0))
-    rise = soft * max(float(noise.max() - start), 0.1)
-    # What rises steeply is thick; only a slow rise may be a veil all over.
-    return np.clip((noise - start) / rise, 0, 1) * rng.uniform(max(0.5, 1 - soft), 1)
-
-
-def _real_cloud(mattes: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
-    chosen = mattes[int(rng.integers(len(mattes)))]
-    return _turn(chosen, chosen, rng)[0]
-
-
-def _lay_sea(image: Pixels, dark: bool, rng: np.random.Generator) -> Pixels:
-    """Cover part of a clear patch with hazy or glinting sea: even, bluish, no cloud."""
-    size = image.shape[0]
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype("float32")
-    angle = rng.uniform(0, 2 * np.pi)
-    coast = y * np.sin(angle) + x * np.cos(angle) + 0.15 * _noise(size, rng) + rng.uniform(-1, 1)
-    cover = np.clip(coast / math.exp(rng.uniform(-4, 0.5)), 0, 1) * min(1, rng.uniform(0.5, 1.6))
-    bright = rng.uniform(0.06, 0.25) if dark else rng.uniform(0.1, 0.68)
-    colour = bright * rng.uniform([0.7, 0.75, 1.0], [1.0, 1.0, 1.25])
-    slope = 1 + rng.uniform(-0.3, 0.3) * y + rng.uniform(-0.3, 0.3) * x
-    glint = rng.standard_normal(y.shape, "float32") * 0.02
-    waves = slope + rng.uniform(0, 0.1) * _noise(size, rng) + glint
-    cover = cover[..., None]
-    return np.clip(image * (1 - cover) + cover * waves[..., None] * colour, 0, 1)
-
-
 def _radiometry(
     image: Pixels,
     sample: Pixels,
@@ -267,12 +183,6 @@ def _radiometry(
     return np.clip(image, 0, 1) ** rng.uniform(0.6, 1.1)
 
 
-def _haze(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """A thin veil, of which the label says nothing."""
-    veil = np.clip(0.08 + 0.04 * _noise(image.shape[0], rng), 0, 0.15) * rng.uniform(0.3, 1)
-    return image * (1 - veil[..., None]) + veil[..., None] * min(1.0, float(image.max()))
-
-
 def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Other saturation, noise, blur, JPEG."""
     if rng.random() < 0.3:
@@ -302,26 +212,3 @@ def _nodata_edge(image: Pixels, label: Labels, rng: np.random.Generator) -> tupl
         return image, label
     filled = fill_nodata(np.clip(image * 255, 0, 255).astype("float32"), valid) / 255
     return filled, np.where(valid, label, NODATA).astype("uint8")
-
-
-def _noise(size: int, rng: np.random.Generator) -> Pixels:
-    """A patch of fractal noise, mean 0 and deviation 1 over its field."""
-    fields = _noise_fields(size * 3 // 2)
-    y, x = rng.integers(fields.shape[1] - size + 1, size=2)
-    return fields[int(rng.integers(len(fields))), y : y + size, x : x + size]
-
-
-@lru_cache(maxsize=2)
-def _noise_fields(side: int, count: int = 64) -> Pixels:
-    """Fields of noise from the grain of small cumulus to that of large decks."""
-    rng = np.random.default_rng(0)
-    f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * side
-    fields = np.empty((count, side, side), "float32")
-    for field in fields:
-        corner, slope = math.exp(rng.uniform(0, 4.2)), rng.uniform(1.7, 2.8)
-        spectrum = (f**2 + corner**2) ** (-slope / 2)
-        noise = np.fft.irfft2(
-            np.fft.rfft2(rng.standard_normal((side, side))) * spectrum, (side,) * 2
-        )
-        field[:] = (noise - noise.mean()) / noise.std()
-    return fields

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from cloudmask.augment import AUGMENTATIONS, Labels, Pixels, matte, patches
+from cloudmask.augment import AUGMENTATIONS, patches
 from cloudmask.constants import NODATA
 from cloudmask.labelled import Chunk, Reading, read
+from cloudmask.pasting import Labels, Pixels, matte
 
 PATCHES_PER_VISIT = 4
 ROUND = 8

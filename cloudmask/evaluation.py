@@ -15,10 +15,11 @@ import xarray as xr
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
+from cloudmask.forward import Predictor
 from cloudmask.labelled import Reading, check_values, open_pair, to_classes
 from cloudmask.manifest import Example
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
-from cloudmask.prediction import Predictor, predict
+from cloudmask.prediction import predict
 from cloudmask.scores import (
     Scores,
     Tally,

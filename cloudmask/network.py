@@ -186,10 +186,10 @@ def _loaded(
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
-        return network(tf.cast(pixels, tf.float32), training=False)[..., 0]
+        return network(pixels, training=False)[..., 0]
 
-    run = tf.function(probability, reduce_retracing=True)
-    return lambda pixels: run(tf.constant(pixels)).numpy()
+    run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
+    return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy()
 
 
 def _strip_rows(architecture: str, precision: str, width: int) -> int:

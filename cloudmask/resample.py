@@ -196,7 +196,7 @@ def _enlarge_block(
                 at_y, at_x = positions[0][rows], positions[1][columns]
                 out[rows, columns] = _enlarge_patch(block, at_y, at_x, nearest, threshold)
     if not valid.all():
-        out[~valid] = _nodata(out)
+        out[~valid] = _nodata(out.dtype)
     return out
 
 
@@ -205,15 +205,15 @@ def _dtype(array: Block | xr.DataArray, threshold: float | None) -> np.dtype[Any
     return np.dtype("uint8" if array.dtype == np.uint8 or threshold is not None else "float32")
 
 
-def _nodata(array: Block) -> Any:
-    return np.uint8(NODATA) if array.dtype == np.uint8 else np.float32(np.nan)
+def _nodata(dtype: np.dtype[Any]) -> Any:
+    return np.uint8(NODATA) if dtype == np.uint8 else np.float32(np.nan)
 
 
 def _constant(block: Block, threshold: float | None) -> Any:
     """What all fine pixels between these coarse ones are, None where they differ."""
     lowest, highest = block.min(), block.max()  # NaN if any is
     if np.isnan(lowest):
-        return _nodata(np.empty(0, _dtype(block, threshold))) if np.isnan(block).all() else None
+        return _nodata(_dtype(block, threshold)) if np.isnan(block).all() else None
     if threshold is None:
         return lowest if lowest == highest else None
     if lowest >= threshold + _ROUNDING:
@@ -236,7 +236,7 @@ def _enlarge_patch(
         values = np.where(values >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
     is_nodata = np.isnan(around)
     if is_nodata.any():
-        values = np.where(_nearest(is_nodata, at_y, at_x), _nodata(values), values)
+        values = np.where(_nearest(is_nodata, at_y, at_x), _nodata(values.dtype), values)
     return values
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,40 +11,46 @@ import dask.array as da
 import numpy as np
 import rioxarray
 import xarray as xr
-from dask.array.core import Array
 
-from cloudmask import chunks as chunk_arithmetic
 from cloudmask import stretch as radiometry
 from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
+from cloudmask.windows import Chunk, open_lazily, square_chunks
 
 logger = logging.getLogger(__name__)
 
-Chunks = tuple[tuple[int, ...], tuple[int, ...]]
-Chunk = int | Chunks
-
-SOURCE = "windows"
-"""Key in the encoding of a scene."""
+WINDOWS = "windows"
+"""Key in the encoding of a scene, of how to read others than its chunks."""
 
 # A percentile from a million pixels is exact to a tenth of a percent.
 _SAMPLE_SIDE = 1024
 
-# Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
-# the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
-# blocks several times, since they do not fit its cache.
-_READ_SIDE = 4096
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Reads windows of a scene on a grid, on the 0–255 scale."""
+
+    reader: Reader
+    grid: Grid
+    limits: radiometry.Stretch | None
+    dtype: np.dtype[Any]
+
+    def __call__(self, rows: slice, columns: slice) -> Block:
+        values = self.reader.read(self.grid, rows, columns)
+        return (self.limits(values) if self.limits else values).astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Where the pixels of an array come from, for who needs others than its chunks."""
+class _Valid:
+    """Reads where a scene is valid, on its own grid."""
 
-    name: str
-    """Of the dask array: whatever is made of it has another."""
-    load: Callable[[slice, slice], Block]
-    """(rows, columns) → (band, y, x)."""
+    reader: Reader
+
+    def __call__(self, rows: slice, columns: slice) -> Block:
+        values = self.reader.read(self.reader.grid, rows, columns)
+        return np.asarray(~np.isnan(values).any(axis=0, keepdims=True))
 
 
 def open_scene(
@@ -105,15 +111,12 @@ def open_scene(
     has_nan = limits is not None or reader.dtype != np.uint8 or reader.can_be_nodata
     dtype = np.dtype("float32" if has_nan else "uint8")
 
-    def load(rows: slice, columns: slice) -> Block:
-        values = reader.read(grid, rows, columns)
-        return (limits(values) if limits else values).astype(dtype, copy=False)
-
-    data = _lazy(load, reader, grid, chunk, bands=len(bands), dtype=dtype, token=(limits, "scene"))
+    pixels = _Pixels(reader, grid, limits, dtype)
+    data, windows = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
-    if grid == reader.grid and not reader.is_striped(grid, max(data.chunks[2])):
-        array.encoding[SOURCE] = Windows(data.name, load)  # costs no more than reading chunks
+    if windows is not None:
+        array.encoding[WINDOWS] = windows
     array.attrs["scene_source"] = str(path)
     array.attrs["scene_version"] = reader.version
     if limits is not None:
@@ -140,14 +143,10 @@ def open_valid(
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = reader.grid
     if reader.can_be_nodata:
-
-        def load(rows: slice, columns: slice) -> Block:
-            valid = ~np.isnan(reader.read(grid, rows, columns)).any(axis=0, keepdims=True)
-            return np.asarray(valid)
-
-        data = _lazy(load, reader, grid, chunk, bands=1, dtype=np.dtype(bool), token=("valid",))[0]
+        whole, _ = open_lazily(_Valid(reader), reader, grid, chunk, bands=1, dtype=np.dtype(bool))
+        data = whole[0]
     else:
-        data = da.ones((grid.height, grid.width), dtype=bool, chunks=_square_chunks(grid, chunk))
+        data = da.ones((grid.height, grid.width), dtype=bool, chunks=square_chunks(grid, chunk))
     return grid.attach(xr.DataArray(data, dims=("y", "x"), name="valid"))
 
 
@@ -247,77 +246,3 @@ def _radiometry(
             "such as 10000 for reflectance × 10,000) or a percentile to clip (stretch, such as 2)"
         )
     return None
-
-
-def _square_chunks(grid: Grid, chunk: Chunk) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if isinstance(chunk, tuple):
-        if tuple(map(sum, chunk)) != (grid.height, grid.width):
-            raise ValueError(
-                f"chunk adds up to {' × '.join(str(sum(lengths)) for lengths in chunk)} pixels: "
-                f"the scene has {grid.height} × {grid.width}"
-            )
-        return chunk
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}: give a number of pixels above 0")
-    # Multiples of 128 suit every network's stride, so that predict need not rechunk.
-    stride = 128 if chunk >= 128 else 1
-    height, width = (
-        chunk_arithmetic.layout(size, chunk, stride=stride, overlap=min(chunk, 256))
-        for size in (grid.height, grid.width)
-    )
-    return height, width
-
-
-def _pieces(wanted: Chunks, native: Grid, grid: Grid) -> Chunks:
-    """Cut the chunks of a coarser grid into what one task reads."""
-    height, width = (
-        tuple(
-            piece
-            for length in lengths
-            for piece in chunk_arithmetic.layout(length, max(1, _READ_SIDE * coarse // fine))
-        )
-        if fine > coarse
-        else lengths
-        for lengths, coarse, fine in zip(
-            wanted, (grid.height, grid.width), (native.height, native.width), strict=True
-        )
-    )
-    return height, width
-
-
-def _lazy(
-    load: Callable[[slice, slice], Block],
-    reader: Reader,
-    grid: Grid,
-    chunk: Chunk,
-    *,
-    bands: int,
-    dtype: np.dtype[Any],
-    token: object,
-) -> Array:
-    """A dask array (band, y, x) whose chunks call `load(rows, columns)`."""
-    wanted = _square_chunks(grid, chunk)
-    read_chunks = _pieces(wanted, reader.grid, grid)
-    if reader.is_striped(grid, max(read_chunks[1])):
-        # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
-        native = reader.grid
-        rows = min(
-            max(wanted[0]) * max(wanted[1]) // grid.width,
-            _READ_SIDE**2 // native.width * grid.height // native.height,
-        )
-        read_chunks = (chunk_arithmetic.layout(grid.height, max(1, rows)), (grid.width,))
-    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
-
-    def load_block(block_id: tuple[int, int, int]) -> Block:
-        _, i, j = block_id
-        return load(slice(bounds[0][i], bounds[0][i + 1]), slice(bounds[1][j], bounds[1][j + 1]))
-
-    data = da.map_blocks(
-        load_block,
-        chunks=((bands,), *read_chunks),
-        dtype=dtype,
-        meta=np.empty((0, 0, 0), dtype),
-        token=da.core.tokenize(reader, grid, token, read_chunks),
-        name=None,
-    )
-    return data.rechunk({1: wanted[0], 2: wanted[1]})

@@ -7,7 +7,7 @@ the block, so blocks can be large, and their halo a small part of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from typing import Any
 
 import keras
@@ -23,7 +23,6 @@ Rows = tuple[int, int]
 _POINTWISE = (
     layers.Activation,
     layers.Add,
-    layers.BatchNormalization,
     layers.Concatenate,
     layers.Normalization,
     layers.Rescaling,
@@ -54,7 +53,7 @@ class _Step:
         return height * self.grows // self.stride
 
 
-@dataclass(eq=False)
+@dataclass
 class _Stage:
     """Steps of which each feeds the next and nothing else."""
 
@@ -63,6 +62,8 @@ class _Stage:
     steps: list[_Step] = field(default_factory=list)
     output: int = 0
     """Tensor."""
+    compiled: dict[tuple[Rows, ...], Any] = field(default_factory=dict)
+    """By edges; it goes with the network."""
 
     def height(self, height: int) -> int:
         """Height of the output, from that of the inputs."""
@@ -92,20 +93,17 @@ class _Stage:
 
     def run(self, inputs: list[Any], edges: tuple[Rows, ...]) -> Any:
         """Make rows of the output; compiled once for each way of padding."""
-        signature = tuple((x.dtype, x.shape[-1]) for x in inputs)
-        return _compiled(self, edges, signature)(*inputs)
+        if edges not in self.compiled:
+            specs = [tf.TensorSpec((None, None, None, x.shape[-1]), x.dtype) for x in inputs]
+            function = tf.function(partial(self._steps, edges), input_signature=specs)
+            self.compiled[edges] = function.get_concrete_function()
+        return self.compiled[edges](*inputs)
 
-
-@cache
-def _compiled(stage: _Stage, edges: tuple[Rows, ...], signature: tuple[Any, ...]) -> Any:
-    def steps(*inputs: Any) -> Any:
+    def _steps(self, edges: tuple[Rows, ...], *inputs: Any) -> Any:
         values = inputs
-        for step, edge in zip(stage.steps, edges, strict=True):
+        for step, edge in zip(self.steps, edges, strict=True):
             values = (step.run(*values, edge),)
         return values[0]
-
-    specs = [tf.TensorSpec((None, None, None, bands), dtype) for dtype, bands in signature]
-    return tf.function(steps, input_signature=specs).get_concrete_function()
 
 
 class _Kept:
@@ -248,7 +246,7 @@ def _step(op: Any, norm: Any) -> _Step:
     if isinstance(op, layers.MaxPooling2D):
         size = op.pool_size[0]
         return _Step(lambda x, _: op(x), kernel=size, stride=size)
-    if isinstance(op, _POINTWISE) or type(op).__name__ == "Flip":
+    if isinstance(op, _POINTWISE) or type(op).__name__ == "Flip":  # keras.ops names no classes
         return _Step(lambda *args: op(args[0] if len(args) == 2 else list(args[:-1])))
     if hasattr(op, "size"):  # of an upsampling
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import numpy as np
 
 from cloudmask import network as networks
 from cloudmask.constants import CLEAR, CLOUD
-from cloudmask.dataset import ROUND, Sampling, training_batches, validation_patches
-from cloudmask.labelled import Chunk, Reading, index, largest_side
+from cloudmask.dataset import ROUND, training_batches, validation_patches
+from cloudmask.labelled import Chunk, index, largest_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
+from cloudmask.recipe import Recipe
 from cloudmask.registry import CloudModel, load_model
 from cloudmask.write import write_json
 
@@ -28,60 +29,6 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
 _VALIDATION_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; all of it is written to config.json."""
-
-    architecture: str = "unet_vgg16"
-    """Key of `ARCHITECTURES`."""
-    loss: str = "f1"
-    """As for `losses.make_loss`."""
-    epochs: int = 30
-    """Of both phases together."""
-    steps: int | None = None
-    """Batches of an epoch, rounded up to whole rounds; None: as many as cover the images once."""
-    learning_rate: float = 1e-4
-    """Highest; each phase warms up to it and decays by a cosine."""
-    freeze_epochs: int | None = None
-    """First phase, encoder frozen; None: 3 if the encoder comes pretrained, else 0."""
-    patience: int | None = None
-    """Epochs without a better validation loss after which a run stops."""
-    weights: str | None = None
-    """Model to start from, by name or path."""
-    encoder_weights: str | None = None
-    """imagenet, hed or a file: what VGG16's convolutions start from."""
-    precision: str | None = None
-    """Of the network; None: what the machine is fastest at."""
-    validation_patches: int = 256
-    """At most so many patches are validated on after each epoch."""
-    sampling: Sampling = field(default_factory=Sampling)
-    reading: Reading = field(default_factory=Reading)
-
-    def __post_init__(self) -> None:
-        make_loss(self.loss)
-        if self.architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"architecture is {self.architecture!r}: choose {known}")
-        if self.weights and self.encoder_weights:
-            raise ValueError("weights and encoder weights are both given: choose one")
-        stride = ARCHITECTURES[self.architecture].window or ARCHITECTURES[self.architecture].stride
-        if self.sampling.size % stride:
-            raise ValueError(
-                f"patch is {self.sampling.size}: {self.architecture} needs a multiple of {stride}"
-            )
-        if not 0 <= self.frozen <= self.epochs or self.epochs < 1:
-            raise ValueError(
-                f"{self.frozen} epochs of {self.epochs} are frozen: give more, or freeze fewer"
-            )
-
-    @property
-    def frozen(self) -> int:
-        """Epochs of the first phase."""
-        if self.freeze_epochs is not None:
-            return self.freeze_epochs
-        return min(3, self.epochs - 1) if self.encoder_weights else 0
 
 
 def train(

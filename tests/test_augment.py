@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudmask.augment import AUGMENTATIONS, Source, matte, patches
+from cloudmask.augment import AUGMENTATIONS, Source, patches
+from cloudmask.pasting import matte
 
 SIZE = 64
 SEEDS = st.integers(0, 10_000)

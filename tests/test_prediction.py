@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 
 from cloudmask import open_scene, predict, segment, threshold
 from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.readers.raster import RasterReader
 
 WINDOWED = FakeModel(window=16, stride=8, overlap=8)
 
@@ -391,3 +392,11 @@ def test_what_does_not_fit_is_refused_by_name_with_the_cure(scene, how, message)
 def test_a_windowed_model_needs_its_overlap():
     with pytest.raises(ValueError, match=r"overlap is 0: fake blends windows of 16 pixels.*8"):
         predict(random_scene(8, 8), WINDOWED, overlap=0)
+
+
+def test_a_persisted_scene_is_not_read_again(make_scene, rng, monkeypatch):
+    path = make_scene(rng.integers(0, 255, (3, 160, 200), "uint8"))
+    expected = predict(open_scene(path, chunk=64), FakeModel()).compute()
+    scene = open_scene(path, chunk=64).persist()
+    monkeypatch.setattr(RasterReader, "read", None)
+    xr.testing.assert_equal(predict(scene, FakeModel()).compute(), expected)

@@ -43,11 +43,12 @@ def small_chunks(monkeypatch):
 
 
 shapes = st.tuples(st.integers(1, 400), st.integers(1, 400))
-
-
-@settings(
+forty_times = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@forty_times
 @given(
     shape=shapes,
     factor=st.floats(1, 60),
@@ -150,9 +151,7 @@ def test_a_threshold_cuts_after_enlarging():
     assert mask.name == "mask"
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@forty_times
 @given(
     shape=shapes,
     factor=st.floats(1, 60),

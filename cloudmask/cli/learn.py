@@ -142,7 +142,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     from cloudmask.augment import AUGMENTATIONS
     from cloudmask.dataset import Sampling
     from cloudmask.labelled import Reading
-    from cloudmask.training import Recipe
+    from cloudmask.recipe import Recipe
     from cloudmask.training import train as run
 
     log_to_stderr(quiet=options.pop("quiet"))

@@ -64,7 +64,7 @@ def write_cog(
     -----
     Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
     colour table, category names, and tags that tell model, sha256, threshold and version. Needs
-    height × width · 4/3 bytes of disk beside `path` while it works (· 4 for probabilities), and
+    height × width × 4/3 bytes of disk beside `path` while it works (× 4 for probabilities), and
     memory for the chunks in flight only.
     """
     path = locate(path)
@@ -85,7 +85,7 @@ def write_cog(
                 compress=compress,
                 predictor="NO" if is_mask else "YES",
                 blocksize=BLOCK,
-                overview_resampling="AVERAGE",
+                overview_resampling="MODE" if is_mask else "AVERAGE",
                 num_threads="ALL_CPUS",
                 bigtiff="IF_SAFER",
             )

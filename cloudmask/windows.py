@@ -1,0 +1,108 @@
+"""A lazy array over a reader: its chunks, what one task reads, and windows that are no chunks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import Array
+from dask.blockwise import Blockwise
+
+from cloudmask.chunks import Block, layout
+from cloudmask.grid import Grid
+from cloudmask.readers import Reader
+
+Chunks = tuple[tuple[int, ...], tuple[int, ...]]
+Chunk = int | Chunks
+Load = Callable[[slice, slice], Block]
+"""(rows, columns) → (band, y, x); small, and crosses to a worker."""
+
+# Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
+# the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
+# blocks several times, since they do not fit its cache.
+_READ_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Reads any window of a lazy array, at no more cost than its chunks."""
+
+    name: str
+    """Of the dask array: whatever is made of it has another."""
+    load: Load
+
+    def are_of(self, array: Array) -> bool:
+        """Whether `array` is the one that is read so, and was not persisted."""
+        return array.name == self.name and isinstance(array.dask.layers.get(self.name), Blockwise)
+
+
+def open_lazily(
+    load: Load, reader: Reader, grid: Grid, chunk: Chunk, *, bands: int, dtype: np.dtype[Any]
+) -> tuple[Array, Windows | None]:
+    """A dask array (band, y, x) of `grid` whose chunks call `load`.
+
+    Returns
+    -------
+    dask array
+    Windows or None
+        None where other windows would decode or average much twice: on a coarser grid, of strips.
+    """
+    wanted = square_chunks(grid, chunk)
+    native = reader.grid
+    read_chunks = (
+        _pieces(wanted[0], grid.height, native.height),
+        _pieces(wanted[1], grid.width, native.width),
+    )
+    is_striped = reader.is_striped(grid, max(read_chunks[1]))
+    if is_striped:
+        # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
+        rows = min(
+            max(wanted[0]) * max(wanted[1]) // grid.width,
+            _READ_SIDE**2 // native.width * grid.height // native.height,
+        )
+        read_chunks = (layout(grid.height, max(1, rows)), (grid.width,))
+    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
+
+    def load_block(block_id: tuple[int, int, int]) -> Block:
+        _, i, j = block_id
+        return load(slice(bounds[0][i], bounds[0][i + 1]), slice(bounds[1][j], bounds[1][j + 1]))
+
+    data = da.map_blocks(
+        load_block,
+        chunks=((bands,), *read_chunks),
+        dtype=dtype,
+        meta=np.empty((0, 0, 0), dtype),
+        token=da.core.tokenize(load, read_chunks),
+        name=None,
+    ).rechunk({1: wanted[0], 2: wanted[1]})
+    is_direct = grid == native and not is_striped
+    return data, Windows(data.name, load) if is_direct else None
+
+
+def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:
+    """Chunks for (y, x) of about that size; a ValueError for what cannot be one."""
+    if isinstance(chunk, tuple):
+        if tuple(map(sum, chunk)) != (grid.height, grid.width):
+            raise ValueError(
+                f"chunk adds up to {' × '.join(str(sum(lengths)) for lengths in chunk)} pixels: "
+                f"the scene has {grid.height} × {grid.width}"
+            )
+        return chunk
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: give a number of pixels above 0")
+    # Multiples of 128 suit every network's stride, so that predict need not rechunk.
+    stride = 128 if chunk >= 128 else 1
+    height, width = (
+        layout(size, chunk, stride=stride, overlap=min(chunk, 256))
+        for size in (grid.height, grid.width)
+    )
+    return height, width
+
+
+def _pieces(lengths: tuple[int, ...], coarse: int, native: int) -> tuple[int, ...]:
+    """Cut chunks of an axis that is averaged from a longer one into what one task reads."""
+    if native <= coarse:
+        return lengths
+    longest = max(1, _READ_SIDE * coarse // native)
+    return tuple(piece for length in lengths for piece in layout(length, longest))

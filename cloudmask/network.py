@@ -35,8 +35,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
-STRIP_BYTES = 1500 * 2**20
-"""Memory of a forward pass: 1,100 pixels square of a U-Net in 16 bits are one strip."""
+STRIP_BYTES = 1200 * 2**20
+"""Memory of a forward pass: 1,000 pixels square of a U-Net in 16 bits are one strip."""
 
 _HERE: dict[str, Path] = {}
 """Weight files that were sent to this process, by sha256."""
@@ -123,6 +123,9 @@ def start_tensorflow() -> ModuleType:
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
+        # TensorFlow exports the zstd it holds, and an extension that is loaded later uses that one:
+        # a worker's chunks would be packed into other bytes than those of a process that has both.
+        import numcodecs.zstd  # noqa: F401
         import tensorflow
 
         for gpu in tensorflow.config.list_physical_devices("GPU"):

@@ -188,3 +188,23 @@ def test_kill_9_and_resume_by_the_command_line(scene, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
     subprocess.run([*command, "--overwrite"], cwd=tmp_path, check=True)
     assert files(tmp_path / "m.zarr") == resumed
+
+
+def test_bytes_do_not_depend_on_whether_tensorflow_was_there_first(tmp_path):
+    """A worker meets the network before the codec, the process that resumes the other way round."""
+    code = """
+import sys
+if sys.argv[1] == "network_first.zarr":
+    from cloudmask.network import start_tensorflow
+    start_tensorflow()
+import dask.array as da, numpy as np, xarray as xr
+from cloudmask import write_zarr
+random = np.random.default_rng(0)
+mask = (random.random((250, 250)) > 0.5).repeat(4, axis=0).repeat(4, axis=1)
+mask &= (random.integers(0, 9, 1000)[:, None] + np.arange(1000)) // 4 % 2 == 0
+mask = mask.astype("uint8")
+write_zarr(xr.DataArray(da.from_array(mask, chunks=1000), dims=("y", "x")), sys.argv[1])
+"""
+    for name in ("network_first.zarr", "alone.zarr"):
+        subprocess.run([sys.executable, "-c", code, name], cwd=tmp_path, check=True)
+    assert files(tmp_path / "network_first.zarr") == files(tmp_path / "alone.zarr")

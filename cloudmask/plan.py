@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 # A smaller scene leaves a network too little context to tell cloud from roof.
 _SMALLEST_SIDE = 256
 
+# The halo of smaller chunks costs more than a second worker brings.
+_SMALLEST_PART = 1024
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -73,6 +76,7 @@ def plan_scene(
     resize_factor: float | None = None,
     chunk: int | None = None,
     overlap: int | None = None,
+    parts: int = 1,
 ) -> Plan:
     """Choose the grid that `model` sees a scene on, and foresee how `predict` will cut it.
 
@@ -86,6 +90,9 @@ def plan_scene(
         Ground sample distance in metres, or the scene's own pixels.
     bands, resize_factor, chunk, overlap
         As for `open_scene` and `predict`.
+    parts : int
+        Cut the longer side into so many chunks, where they stay above 1,024 pixels: workers of a
+        cluster, which predict a chunk each, would else have none.
 
     Raises
     ------
@@ -103,8 +110,10 @@ def plan_scene(
     grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
     _warn_outside_range(path, grid, model)
     halo = check_overlap(model, overlap)
+    longest = max(grid.height, grid.width)
+    wanted = chunk or min(CHUNK, max(_SMALLEST_PART, -(-longest // parts)))
     rows, columns = (
-        chunks.layout(size, chunk or CHUNK, stride=model.stride, overlap=halo)
+        chunks.layout(size, wanted, stride=model.stride, overlap=halo)
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)

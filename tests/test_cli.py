@@ -408,3 +408,16 @@ def test_ctrl_c_leaves_no_output_and_no_temporary_folder(tmp_path, out, stop):
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("cloudmask: interrupted")
     assert listing(tmp_path) == before
+
+
+def test_a_scene_of_one_chunk_is_cut_for_workers(own_weights, tmp_path):
+    write_sample(tmp_path / "s.tif", size=(300, 2200))
+    native = ("--model", own_weights, "--precision", "float32", "--gsd", "native", "--json")
+    blocks = {}
+    for name, where in {"here": (), "workers": ("--workers", 2)}.items():
+        done = run("segment", "s.tif", f"{name}.tif", *native, *where, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        blocks[name] = json.loads(done.stdout)["blocks"]
+    assert blocks == {"here": [1, 1], "workers": [1, 2]}
+    with rasterio.open(tmp_path / "here.tif") as a, rasterio.open(tmp_path / "workers.tif") as b:
+        assert (a.read() == b.read()).all()

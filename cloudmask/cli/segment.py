@@ -1,6 +1,7 @@
 """`cloudmask segment`: one scene, or many."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,11 +86,12 @@ def segment(
         raise ValueError("--quicklook names one picture: leave it out with --out-dir")
     model = load_model(options.pop("model"), precision=options.pop("precision"))
     where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus", "timeout")}
+    parts = _parts(**where)
     keep_freed_memory()
     if out_dir is None:
         start = time.perf_counter()
         options["resume"] = resume
-        job = _job(paths[0], locate(paths[1]), model, options)
+        job = _job(paths[0], locate(paths[1]), model, options, parts)
         with _cluster(model, **where):
             _segment_one(job, start, as_json=as_json, quiet=quiet)
         return
@@ -103,6 +105,7 @@ def segment(
             outputs,
             model,
             options,
+            parts,
             resume=resume,
             as_json=as_json,
             quiet=quiet,
@@ -130,12 +133,25 @@ def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[bool]:
         yield True
 
 
-def _job(scene: str, out: Path, model: Any, options: dict[str, Any]) -> Any:
+def _parts(scheduler: str | None, workers: int | None, gpus: str | None, **_timeout: float) -> int:
+    """Into how many chunks to cut a scene's longer side, so that no worker of a square is idle."""
+    if scheduler is not None:
+        workers = _WORKERS_ELSEWHERE
+    elif gpus is not None:
+        workers = len(gpus.split(","))
+    return math.ceil(math.sqrt(workers or 1))
+
+
+_WORKERS_ELSEWHERE = 4
+"""Taken for a cluster's: it is asked too late, and more may come. Scenes run side by side there."""
+
+
+def _job(scene: str, out: Path, model: Any, options: dict[str, Any], parts: int) -> Any:
     from cloudmask.job import Job
     from cloudmask.plan import plan_scene
 
     reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
-    plan = plan_scene(scene, model, bands=options["bands"], **reading)
+    plan = plan_scene(scene, model, bands=options["bands"], parts=parts, **reading)
     rest = {key: value for key, value in options.items() if key not in reading}
     return Job(scene, out, model, plan, **rest)
 
@@ -185,6 +201,7 @@ def _segment_many(
     outputs: list[Path],
     model: Any,
     options: dict[str, Any],
+    parts: int,
     *,
     resume: bool,
     as_json: bool,
@@ -197,7 +214,7 @@ def _segment_many(
     with Bars(quiet=quiet) as bars, bars.bar("scenes", len(scenes), "scenes") as batch:
 
         def one(scene: str, out: Path) -> Any:
-            job = _job(scene, out, model, options)
+            job = _job(scene, out, model, options, parts)
             with bars.scene(scene):
                 return job.run()
 

@@ -54,7 +54,7 @@ def workers(threads: int, processes: int) -> Iterator[None]:
             yield
         return
     with (
-        LocalCluster(processes, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         client.run(__import__, "cloudmask.prediction")  # or the first chunks would wait for it

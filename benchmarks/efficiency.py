@@ -26,12 +26,13 @@ def network_alone(scene: str, model: str, batches: list[list[int]]) -> dict[str,
 
     from cloudmask import load_model, open_scene
     from cloudmask import network as networks
+    from cloudmask.weightfile import read_weights
 
     networks.keep_freed_memory()  # as the command does
     tf = networks.start_tensorflow()
     card = load_model(model)
     network = networks.build_network(card.architecture, networks.choose_precision())
-    networks.read_weights(network, Path(card.path))
+    read_weights(network, Path(card.path))
     call = tf.function(
         lambda pixels: network(tf.cast(pixels, tf.float32), training=False),
         [tf.TensorSpec((None, None, None, 3), tf.uint8)],

@@ -176,7 +176,8 @@ def lite(folder: Path) -> str:
 
 def untrained(path: str) -> dict[str, Any]:
     """Write weights of `lite` as they are before any training."""
-    from cloudmask.network import build_network, start_tensorflow, write_weights
+    from cloudmask.network import build_network, start_tensorflow
+    from cloudmask.weightfile import write_weights
 
     start_tensorflow()
     write_weights(build_network("lite", "float32"), Path(path))

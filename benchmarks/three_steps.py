@@ -31,7 +31,8 @@ def cut(scene: Path, tiles: Path, side: int) -> None:
 def predict(tiles: Path, masks: Path, batch: int) -> float:
     """Step 2: a PNG mask for each tile; seconds that loading the network took."""
     from cloudmask import load_model
-    from cloudmask.network import build_network, choose_precision, read_weights
+    from cloudmask.network import build_network, choose_precision
+    from cloudmask.weightfile import read_weights
 
     begun = time.perf_counter()
     card = load_model("unet-f1")

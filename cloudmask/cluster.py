@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
-from cloudmask.network import add_weights, file_sha256, ships_with_package
+from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from cloudmask.metrics import CloudScores
-from cloudmask.network import read_weights, write_weights
+from cloudmask.weightfile import read_weights, write_weights
 from cloudmask.write import write_json
 
 logger = logging.getLogger(__name__)

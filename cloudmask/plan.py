@@ -91,8 +91,8 @@ def plan_scene(
     bands, resize_factor, chunk, overlap
         As for `open_scene` and `predict`.
     parts : int
-        Cut the longer side into so many chunks, where they stay above 1,024 pixels: workers of a
-        cluster, which predict a chunk each, would else have none.
+        Cut the longer side into so many chunks at least, where they stay above 1,024 pixels:
+        workers of a cluster predict a chunk each, and a store is resumed by chunks.
 
     Raises
     ------

@@ -117,7 +117,8 @@ def load_model(
     FileNotFoundError
         No such file.
     """
-    from cloudmask.network import PRECISIONS, file_sha256, identify
+    from cloudmask.network import PRECISIONS
+    from cloudmask.weightfile import file_sha256, identify
 
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision is {precision!r}: choose {', '.join(PRECISIONS)}")

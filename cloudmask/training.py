@@ -23,6 +23,7 @@ from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CloudModel, load_model
+from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def _start(recipe: Recipe) -> Any:
         network = networks.build_network(recipe.architecture, precision)
     logger.info("%s trains in %s", recipe.architecture, precision)
     if base is not None:
-        networks.read_weights(network, Path(base.path))
+        read_weights(network, Path(base.path))
     if encoder is not None:
         read_encoder(network, encoder)
     return network
@@ -237,8 +238,8 @@ def _export(
 ) -> None:
     """Write the model: its weights in float16, and its card with the threshold of these."""
     weights = folder / f"{folder.name}.weights.h5"
-    networks.write_weights(network, weights, half=True)
-    networks.read_weights(network, weights)
+    write_weights(network, weights, half=True)
+    read_weights(network, weights)
     gsds = [example.gsd for example in examples if example.split == "train" and example.gsd]
     sets = Counter(example.set for example in examples if example.split == "train")
     write_json(
@@ -247,7 +248,7 @@ def _export(
             "summary": f"{recipe.architecture} trained with loss {recipe.loss}",
             "architecture": recipe.architecture,
             "file": weights.name,
-            "sha256": networks.file_sha256(weights),
+            "sha256": file_sha256(weights),
             "threshold": _best_threshold(network, validation, beta_of(recipe.loss)),
             "gsd": float(np.median(gsds)) if gsds else None,
             "gsd_range": [min(gsds), max(gsds)] if gsds else None,

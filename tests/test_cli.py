@@ -388,14 +388,18 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_output(tmp_path, make_scene):
 
 
 @pytest.mark.parametrize(("out", "stop"), [("o.tif", "SIGINT"), ("o.zarr", "SIGTERM")])
-def test_ctrl_c_leaves_no_output_and_no_temporary_folder(tmp_path, out, stop):
+def test_ctrl_c_leaves_no_output_and_no_temporary_folder(tmp_path, request, out, stop):
     write_sample(tmp_path / "scene.tif", size=(1500, 1500))
     before = listing(tmp_path)
+    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "cloudmask", "segment", "scene.tif", out, "--gsd", "native",
          "--chunk", "256", "--precision", "float32"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, inherited)
+    request.addfinalizer(process.kill)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(f".{out}.*/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -421,3 +425,11 @@ def test_a_scene_of_one_chunk_is_cut_for_workers(own_weights, tmp_path):
     assert blocks == {"here": [1, 1], "workers": [1, 2]}
     with rasterio.open(tmp_path / "here.tif") as a, rasterio.open(tmp_path / "workers.tif") as b:
         assert (a.read() == b.read()).all()
+
+
+def test_a_store_that_was_begun_without_workers_is_resumed_with_them(own_weights, tmp_path):
+    write_sample(tmp_path / "s.tif", size=(300, 2200))
+    native = ("--model", own_weights, "--precision", "float32", "--gsd", "native", "--resume")
+    for where in ((), ("--workers", 2)):
+        done = run("segment", "s.tif", "m.zarr", *native, *where, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -22,8 +22,8 @@ from distributed import Client, LocalCluster, Security
 
 import cloudmask
 from cloudmask import connect, load_model, predict, send_weights, write_cog, write_zarr
-from cloudmask.network import add_weights
 from cloudmask.sample import write_sample
+from cloudmask.weightfile import add_weights
 from cloudmask.write.stream import stream
 
 

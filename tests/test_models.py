@@ -67,7 +67,7 @@ def test_the_order_of_the_bands_matters(legacy, expected, architecture):
 def test_keras_3_weights_come_back(legacy, expected, tmp_path, architecture):
     """Also as float16, which is how weights are shipped."""
     from cloudmask.models import build
-    from cloudmask.network import read_weights
+    from cloudmask.weightfile import read_weights
 
     network = build(architecture)
     read_weights(network, legacy[architecture])
@@ -266,7 +266,7 @@ def test_unknown_precisions_and_architectures_are_refused_by_name(wrong):
 @pytest.fixture
 def weights_folder(legacy, tmp_path, monkeypatch):
     """Make a registry of two models around one file; keywords change the second's entry."""
-    from cloudmask.network import file_sha256
+    from cloudmask.weightfile import file_sha256
 
     def make(change):
         path = tmp_path / "first.h5"

@@ -1,10 +1,9 @@
 """`cloudmask segment`: one scene, or many."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,27 +84,28 @@ def segment(
     if out_dir is not None and options["quicklook"] is not None:
         raise ValueError("--quicklook names one picture: leave it out with --out-dir")
     model = load_model(options.pop("model"), precision=options.pop("precision"))
-    where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus", "timeout")}
-    parts = _parts(**where)
+    where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus")}
+    is_cluster = set(where.values()) != {None}
+    timeout = options.pop("timeout")
+    cluster = _cluster(model, timeout, **where) if is_cluster else nullcontext()
     keep_freed_memory()
     if out_dir is None:
         start = time.perf_counter()
         options["resume"] = resume
-        job = _job(paths[0], locate(paths[1]), model, options, parts)
-        with _cluster(model, **where):
+        job = _job(paths[0], locate(paths[1]), model, options, is_cluster=is_cluster)
+        with cluster:
             _segment_one(job, start, as_json=as_json, quiet=quiet)
         return
     scenes, outputs = _batch(paths, out_dir)
     # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
     # up, for which the pool waits.
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, _cluster(model, **where) as is_cluster:
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, cluster:
         pool = threads if is_cluster else None
         outcomes = _segment_many(
             scenes,
             outputs,
             model,
             options,
-            parts,
             resume=resume,
             as_json=as_json,
             quiet=quiet,
@@ -119,38 +119,28 @@ _SIDE_BY_SIDE = 4
 
 
 @contextmanager
-def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[bool]:
-    """Run on the cluster that is asked for, if any; whether one is."""
-    if set(where.values()) == {None}:
-        yield False
-        return
+def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[None]:
+    """Run on the cluster that is asked for."""
     from cloudmask.cluster import connect, send_weights
 
     # What matters of its tracebacks is raised.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
-        yield True
+        yield
 
 
-def _parts(scheduler: str | None, workers: int | None, gpus: str | None, **_timeout: float) -> int:
-    """Into how many chunks to cut a scene's longer side, so that no worker of a square is idle."""
-    if scheduler is not None:
-        workers = _WORKERS_ELSEWHERE
-    elif gpus is not None:
-        workers = len(gpus.split(","))
-    return math.ceil(math.sqrt(workers or 1))
+_PARTS = 2
+"""Chunks along a scene's longer side, at least, where more than one is of use."""
 
 
-_WORKERS_ELSEWHERE = 4
-"""Taken for a cluster's: it is asked too late, and more may come. Scenes run side by side there."""
-
-
-def _job(scene: str, out: Path, model: Any, options: dict[str, Any], parts: int) -> Any:
+def _job(scene: str, out: Path, model: Any, options: dict[str, Any], *, is_cluster: bool) -> Any:
     from cloudmask.job import Job
     from cloudmask.plan import plan_scene
 
     reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
+    # A store is cut wherever it is written: it may be resumed with other workers, or without.
+    parts = _PARTS if is_cluster or out.suffix.lower() == ".zarr" else 1
     plan = plan_scene(scene, model, bands=options["bands"], parts=parts, **reading)
     rest = {key: value for key, value in options.items() if key not in reading}
     return Job(scene, out, model, plan, **rest)
@@ -201,7 +191,6 @@ def _segment_many(
     outputs: list[Path],
     model: Any,
     options: dict[str, Any],
-    parts: int,
     *,
     resume: bool,
     as_json: bool,
@@ -214,7 +203,7 @@ def _segment_many(
     with Bars(quiet=quiet) as bars, bars.bar("scenes", len(scenes), "scenes") as batch:
 
         def one(scene: str, out: Path) -> Any:
-            job = _job(scene, out, model, options, parts)
+            job = _job(scene, out, model, options, is_cluster=pool is not None)
             with bars.scene(scene):
                 return job.run()
 

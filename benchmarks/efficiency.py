@@ -26,9 +26,10 @@ def network_alone(scene: str, model: str, batches: list[list[int]]) -> dict[str,
 
     from cloudmask import load_model, open_scene
     from cloudmask import network as networks
+    from cloudmask.memory import keep_freed_memory
     from cloudmask.weightfile import read_weights
 
-    networks.keep_freed_memory()  # as the command does
+    keep_freed_memory()  # as the command does
     tf = networks.start_tensorflow()
     card = load_model(model)
     network = networks.build_network(card.architecture, networks.choose_precision())

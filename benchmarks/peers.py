@@ -32,7 +32,7 @@ def cloudmask_alone(scene: str, model: str) -> dict[str, Any]:
     """`cloudmask.segment` of a scene in memory."""
     from cloudmask import load_model, open_scene
     from cloudmask import segment as lazily
-    from cloudmask.network import keep_freed_memory
+    from cloudmask.memory import keep_freed_memory
 
     keep_freed_memory()  # as the command does
     pixels, card = open_scene(scene).compute(), load_model(model)

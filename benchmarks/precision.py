@@ -16,7 +16,7 @@ from measuring import alternate, apart, options, report, sample
 def work(scene: str, mask: str, precision: str | None, chunk: int, keep: bool) -> dict[str, Any]:
     """Segment a scene; `keep`: malloc keeps what is freed, as the command asks it to."""
     from cloudmask import load_model, open_scene, segment, write_cog
-    from cloudmask.network import keep_freed_memory
+    from cloudmask.memory import keep_freed_memory
 
     if keep:
         keep_freed_memory()
@@ -33,9 +33,9 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(__doc__, side=(4_096, 1_536))
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
-    usual: dict[str, Any] = {"precision": None, "chunk": 4096, "keep": True}
+    usual: dict[str, Any] = {"precision": None, "chunk": 5120, "keep": True}
     cases: dict[str, dict[str, Any]] = {
-        "default: the machine's precision, chunks of 4,096, freed memory kept": {},
+        "default: the machine's precision, chunks of 5,120, freed memory kept": {},
         "float32": {"precision": "float32"},
         "bfloat16": {"precision": "bfloat16"},
         "freed memory given back": {"keep": False},

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, CLEAR, CLOUD, NODATA
+from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
 from cloudmask.labelled import Reading, check_values, open_pair, to_classes
 from cloudmask.manifest import Example
@@ -149,10 +149,10 @@ def evaluate_model(
     """
     reading = reading or Reading()
     for example in examples:
-        open_pair(example, reading, CHUNK)
+        open_pair(example, reading, FLOAT_CHUNK)
     tallies = []
     for example in examples:
-        scene, label = open_pair(example, reading, CHUNK)
+        scene, label = open_pair(example, reading, FLOAT_CHUNK)
         tallies.append(_tally_pair(predict(scene, model), label, reading, example.label))
         done()
     return Evaluation(
@@ -209,7 +209,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 def _tile(example: Example, model: Predictor, reading: Reading, threshold: float) -> Tile:
     """The image, at most so many pixels a side: every so many pixels of a large one."""
-    scene, label = open_pair(example, reading, CHUNK)
+    scene, label = open_pair(example, reading, FLOAT_CHUNK)
     step = -(-max(label.shape) // _TILE_SIDE)
     thin = {"y": slice(None, None, step), "x": slice(None, None, step)}
     probability = predict(scene, model).isel(thin).to_numpy()

@@ -16,7 +16,7 @@ CELL = 32
 _NEUTRAL = np.float32(114.0)
 
 
-def fill_nodata(pixels: Block, valid: Block) -> Block:
+def fill_nodata(pixels: Block, valid: Block, *, in_place: bool = False) -> Block:
     """Replace invalid pixels of a block whose origin lies on the scene's cell grid.
 
     Parameters
@@ -24,6 +24,8 @@ def fill_nodata(pixels: Block, valid: Block) -> Block:
     pixels : (y, x, band) float32
         Any value where invalid.
     valid : (y, x) bool
+    in_place : bool
+        Write into `pixels`.
 
     Returns
     -------
@@ -32,24 +34,27 @@ def fill_nodata(pixels: Block, valid: Block) -> Block:
     """
     if valid.all():
         return pixels
-    total = _per_cell(np.where(valid[..., None], pixels, 0))
-    count = _per_cell(valid[..., None].astype("float32"))
+    # A row of cells at a time: arrays of the block's own size would take several times its memory.
+    rows = [slice(y, y + CELL) for y in range(0, len(pixels), CELL)]
+    total = np.stack([_per_cell(np.where(valid[r, :, None], pixels[r], 0)) for r in rows])
+    count = np.stack([_per_cell(valid[r, :, None].astype("float32")) for r in rows])
     near_total, near_count = _with_neighbours(total), _with_neighbours(count)
     colour = np.where(
         count > 0,
         total / np.maximum(count, 1),
         np.where(near_count > 0, near_total / np.maximum(near_count, 1), _NEUTRAL),
     )
-    height, width = valid.shape
-    spread = colour.repeat(CELL, axis=0)[:height].repeat(CELL, axis=1)[:, :width]
-    return np.where(valid[..., None], pixels, spread.astype("float32"))
+    filled = pixels if in_place else pixels.copy()
+    for r, cells in zip(rows, colour, strict=True):
+        spread = cells.repeat(CELL, axis=0)[: pixels.shape[1]]
+        np.copyto(filled[r], spread, where=~valid[r, :, None])
+    return filled
 
 
 def _per_cell(values: Block) -> Block:
-    """Sums over cells; the last cell of an axis may be cut."""
-    rows = np.arange(0, values.shape[0], CELL)
+    """Sums over the cells of a row of them; the last may be cut."""
     columns = np.arange(0, values.shape[1], CELL)
-    return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+    return np.add.reduceat(values.sum(axis=0), columns, axis=0)
 
 
 def _with_neighbours(cells: Block) -> Block:

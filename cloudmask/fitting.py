@@ -207,6 +207,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
             epoch + 1, self.phase.last, entry["loss"], entry["val_loss"], entry["val_f1"],
             entry["val_precision"], entry["val_recall"], seconds,
         )  # fmt: skip
+        self.logs.flush()  # the command exits without taking TensorFlow apart
         if self.exhausted:
             self.model.stop_training = True
 

@@ -59,28 +59,57 @@ class Blocks:
             slice(max(edges[i] - depth, 0), min(edges[i + 1] + depth, edges[-1]))
             for edges, i in zip(self.edges, block_id, strict=True)
         )
-        return self(load(rows, columns), block_id=block_id)
+        block = load(rows, columns)
+        seen, valid = self._seen(block, block_id, in_place=True)
+        del block  # of which a chunk that waits for the network would hold a copy
+        return self._predicted(seen, valid, block_id)
 
     def __call__(self, block: Block, *, block_id: tuple[int, ...]) -> Block:
         """Predict a chunk: `block` is (…, band, y, x) with halo and rim, except at edges."""
         leading = block.shape[:-3]
-        pixels = np.moveaxis(block.reshape(block.shape[-3:]), 0, -1)
+        seen, valid = self._seen(block.reshape(block.shape[-3:]), block_id, in_place=False)
+        core = self._predicted(seen, valid, block_id)
+        return core.reshape(*leading, *core.shape)
+
+    def _sides(self, block_id: tuple[int, ...]) -> tuple[list[bool], list[bool]]:
+        """Whether there is a chunk before this one and after it, along y and x."""
         before = [i > 0 for i in block_id[-2:]]
         after = [i + 2 < len(edges) for edges, i in zip(self.edges, block_id[-2:], strict=True)]
-        if pixels.dtype.kind != "f":
-            probability = _forward(self.model, pixels, before, after)
-            core = _trim(probability, self.halo, before, after)
-            return core.reshape(*leading, *core.shape)
+        return before, after
 
-        valid = np.asarray(np.isfinite(pixels).all(axis=-1))
-        inside = _trim(valid, self.halo + self.rim, before, after)
-        out = np.full(inside.shape, np.nan, "float32")
-        if inside.any():
-            filled = fill_nodata(pixels.astype("float32", copy=False), valid)
-            seen = _trim(filled, self.rim, before, after)
-            probability = _forward(self.model, seen, before, after)
-            np.copyto(out, _trim(probability, self.halo, before, after), where=inside)
-        return out.reshape(*leading, *out.shape)
+    def _seen(
+        self, block: Block, block_id: tuple[int, ...], *, in_place: bool
+    ) -> tuple[Block, Block | None]:
+        """What the network sees (y, x, 3), empty for nothing; and where the core is valid."""
+        pixels, valid = np.moveaxis(block, 0, -1), None
+        before, after = self._sides(block_id)
+        if pixels.dtype.kind == "f":
+            has_data = np.asarray(np.isfinite(pixels).all(axis=-1))
+            valid = _trim(has_data, self.halo + self.rim, before, after)
+            if not valid.any():
+                return pixels[:0], valid
+            filled = fill_nodata(pixels.astype("float32", copy=False), has_data, in_place=in_place)
+            pixels = _trim(filled, self.rim, before, after)
+        return _framed(pixels, self.model.stride, before, after), valid
+
+    def _predicted(self, seen: Block, valid: Block | None, block_id: tuple[int, ...]) -> Block:
+        """Probability of the core, NaN where it is not valid."""
+        if valid is not None and not seen.size:
+            return np.full(valid.shape, np.nan, "float32")
+        if self.model.window is None:
+            probability = self.model(seen[None])[0]
+        else:
+            probability = _windowed(self.model, seen, self.model.window)
+        before, _ = self._sides(block_id)
+        first = [self.halo if has else self.model.stride for has in before]
+        rows, columns = (
+            slice(start, start + edges[i + 1] - edges[i])
+            for start, edges, i in zip(first, self.edges, block_id[-2:], strict=True)
+        )
+        core = probability[rows, columns]
+        if valid is None:
+            return core
+        return np.where(valid, core, np.float32(np.nan))
 
 
 def _trim(block: Block, depth: int, before: list[bool], after: list[bool]) -> Block:
@@ -92,23 +121,17 @@ def _trim(block: Block, depth: int, before: list[bool], after: list[bool]) -> Bl
     return block[rows, columns]
 
 
-def _forward(model: Predictor, pixels: Block, before: list[bool], after: list[bool]) -> Block:
-    """Probability of every pixel of a block, the scene's edges mirrored one stride outwards.
+def _framed(pixels: Block, stride: int, before: list[bool], after: list[bool]) -> Block:
+    """A block of any size for the network: the scene's edges mirrored one stride outwards.
 
     The same mirror at every edge, whatever the chunk, keeps the result independent of the chunks.
     """
-    height, width = pixels.shape[:2]
-    first = [0 if has else model.stride for has in before]
+    first = [0 if has else stride for has in before]
     last = [
-        chunks.round_up(size, model.stride) - size + (0 if has else model.stride)
-        for size, has in zip((height, width), after, strict=True)
+        chunks.round_up(size, stride) - size + (0 if has else stride)
+        for size, has in zip(pixels.shape, after, strict=False)
     ]
-    padded = chunks.mirror_pad(pixels, (first[0], last[0]), (first[1], last[1]))
-    if model.window is None:
-        probability = model(padded[None])[0]
-    else:
-        probability = _windowed(model, padded, model.window)
-    return probability[first[0] : first[0] + height, first[1] : first[1] + width]
+    return chunks.mirror_pad(pixels, (first[0], last[0]), (first[1], last[1]))
 
 
 def _windowed(model: Predictor, pixels: Block, size: int) -> Block:

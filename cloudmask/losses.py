@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cloudmask.constants import CLOUD, NODATA
+from cloudmask.constants import NODATA
 
 _SMOOTH = 1.0
 """Pixel added to both sides of a ratio, so that a batch without cloud has a loss."""
@@ -24,7 +24,8 @@ def make_loss(name: str) -> Callable[[Any, Any], Any]:
     Returns
     -------
     callable
-        (label, probability) tensors of one shape → scalar. Label 255 is not counted.
+        (label, probability) tensors of one shape → scalar. Label 255 is not counted; labels
+        between 0 and 1, such as a teacher's probabilities, count in part for each class.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def make_loss(name: str) -> Callable[[Any, Any], Any]:
 
         label, probability = ops.cast(label, "float32"), ops.cast(probability, "float32")
         scored = ops.cast(label != NODATA, "float32")
-        cloud = ops.cast(label == CLOUD, "float32")
+        cloud = scored * label  # how sure the label is that it is cloud, 0–1
         return sum(term(scored, cloud, probability) for term in terms)
 
     return loss

@@ -19,11 +19,11 @@ class CloudScores(keras.metrics.Metric):  # type: ignore[misc]  # keras is untyp
         )
 
     def update_state(self, label: Any, probability: Any, sample_weight: None = None) -> None:
-        """Count a batch; label 255 is left out."""
+        """Count a batch; label 255 is left out, labels between 0 and 1 are rounded."""
         del sample_weight  # Keras passes it by position
         label = ops.cast(label, "float32")
         scored = label != NODATA
-        true, says = label == CLOUD, ops.cast(probability, "float32") >= 0.5
+        true, says = label >= CLOUD / 2, ops.cast(probability, "float32") >= 0.5
         for count, at in [
             (self.found, scored & true & says),
             (self.false, scored & ~true & says),

@@ -3,7 +3,6 @@
 Once per process, whichever thread comes first; nothing here is ever pickled or unpickled.
 """
 
-import ctypes
 import logging
 import os
 import sys
@@ -84,21 +83,6 @@ def choose_precision() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations instead of returning and faulting them in again.
-
-    Takes effect for what is allocated afterwards; does nothing without glibc. The thresholds are
-    malloc(3)'s M_MMAP_THRESHOLD, at its largest allowed, and M_TRIM_THRESHOLD.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 32 * 2**20)
-        libc.mallopt(m_trim_threshold, 2**30)
 
 
 @lru_cache(maxsize=2)

@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cloudmask import chunks
-from cloudmask.constants import CHUNK
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import STRIP_BYTES
 from cloudmask.prediction import check_overlap
 from cloudmask.registry import CloudModel
-from cloudmask.scene import model_grid, scene_grid
+from cloudmask.scene import default_chunk, model_grid, scene_dtype, scene_grid
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +73,9 @@ def plan_scene(
     bands: tuple[int, ...] = (1, 2, 3),
     gsd: float | str | None = None,
     resize_factor: float | None = None,
+    scale: float | None = None,
+    stretch: float | None = None,
+    nodata: float | None = None,
     chunk: int | None = None,
     overlap: int | None = None,
     parts: int = 1,
@@ -88,7 +90,7 @@ def plan_scene(
         Its card gives the defaults.
     gsd : float or "native", optional
         Ground sample distance in metres, or the scene's own pixels.
-    bands, resize_factor, chunk, overlap
+    bands, resize_factor, scale, stretch, nodata, chunk, overlap
         As for `open_scene` and `predict`.
     parts : int
         Cut the longer side into so many chunks at least, where they stay above 1,024 pixels:
@@ -111,16 +113,17 @@ def plan_scene(
     _warn_outside_range(path, grid, model)
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
-    wanted = chunk or min(CHUNK, max(_SMALLEST_PART, -(-longest // parts)))
+    dtype = scene_dtype(path, bands, scale=scale, stretch=stretch, nodata=nodata)
+    wanted = chunk or min(default_chunk(dtype), max(_SMALLEST_PART, -(-longest // parts)))
     rows, columns = (
         chunks.layout(size, wanted, stride=model.stride, overlap=halo)
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
-    # Measured: TensorFlow and GDAL take 1 GB; two chunks are on their way, of up to four bytes a
-    # band, and one forward pass, of a strip where that is less.
+    # Measured: TensorFlow and GDAL take 1 GB; two chunks are on their way, one of them twice, with
+    # probabilities; and one forward pass, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
-    memory = 2**30 + 2 * block * 3 * 4 + min(once, STRIP_BYTES)
+    memory = 2**30 + block * (3 * 3 * dtype.itemsize + 2 * 4) + min(once, STRIP_BYTES)
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
 

@@ -8,11 +8,10 @@ import numpy as np
 import xarray as xr
 
 from cloudmask import chunks
-from cloudmask.constants import CHUNK
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.mask import threshold
-from cloudmask.scene import WINDOWS
+from cloudmask.scene import WINDOWS, default_chunk
 
 
 def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
@@ -156,7 +155,7 @@ def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:
         if chunks.is_layout(lengths, stride=stride, overlap=depth):
             wanted.append(lengths)
         else:
-            chunk = max(lengths) if len(lengths) > 1 else CHUNK
+            chunk = max(lengths) if len(lengths) > 1 else default_chunk(pixels.dtype)
             wanted.append(chunks.layout(size, chunk, stride=stride, overlap=depth))
     leading = ((1,) * size for size in pixels.shape[:-3])
     return pixels.rechunk((*leading, (3,), *wanted))

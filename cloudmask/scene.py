@@ -14,7 +14,7 @@ import xarray as xr
 
 from cloudmask import stretch as radiometry
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, is_zarr
+from cloudmask.constants import CHUNK, FLOAT_CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 from cloudmask.windows import Chunk, open_lazily, square_chunks
@@ -63,7 +63,7 @@ def open_scene(
     stretch: float | None = None,
     nodata: float | None = None,
     grid: Grid | None = None,
-    chunk: Chunk = CHUNK,
+    chunk: Chunk | None = None,
 ) -> xr.DataArray:
     """Open a scene lazily, on the 0–255 scale that the models take.
 
@@ -89,7 +89,8 @@ def open_scene(
     grid : Grid, optional
         Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
     chunk : int or tuple of tuples
-        Chunk height and width in pixels of the grid returned; or dask chunks for (y, x).
+        Chunk height and width in pixels of the grid returned, by default 5,120 for uint8 and 4,096
+        for float32; or dask chunks for (y, x).
 
     Returns
     -------
@@ -108,8 +109,8 @@ def open_scene(
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = grid or model_grid(reader.grid, gsd, resize_factor)
     limits = _radiometry(reader, scale, stretch)
-    has_nan = limits is not None or reader.dtype != np.uint8 or reader.can_be_nodata
-    dtype = np.dtype("float32" if has_nan else "uint8")
+    dtype = _dtype(reader, is_rescaled=limits is not None)
+    chunk = default_chunk(dtype) if chunk is None else chunk
 
     pixels = _Pixels(reader, grid, limits, dtype)
     data, windows = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
@@ -173,6 +174,29 @@ def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
     if array.sizes["band"] != 1:
         raise ValueError(f"{path} has {array.sizes['band']} bands: a label or a mask has one")
     return array.squeeze("band", drop=True)
+
+
+def default_chunk(dtype: np.dtype[Any]) -> int:
+    """Height and width of the chunks of a scene that `open_scene` returns in `dtype`."""
+    return CHUNK if dtype == np.uint8 else FLOAT_CHUNK
+
+
+def scene_dtype(
+    path: str | Path,
+    bands: Sequence[int] = (1, 2, 3),
+    *,
+    scale: float | None = None,
+    stretch: float | None = None,
+    nodata: float | None = None,
+) -> np.dtype[Any]:
+    """The type in which `open_scene` returns a scene, from its header."""
+    is_rescaled = scale is not None or stretch is not None
+    return _dtype(open_reader(str(path), tuple(bands), nodata), is_rescaled=is_rescaled)
+
+
+def _dtype(reader: Reader, *, is_rescaled: bool) -> np.dtype[Any]:
+    has_nan = is_rescaled or reader.dtype != np.uint8 or reader.can_be_nodata
+    return np.dtype("float32" if has_nan else "uint8")
 
 
 def scene_grid(path: str | Path, bands: Sequence[int] = (1, 2, 3)) -> Grid:

@@ -95,7 +95,9 @@ class _Stage:
         """Make rows of the output; compiled once for each way of padding."""
         if edges not in self.compiled:
             specs = [tf.TensorSpec((None, None, None, x.shape[-1]), x.dtype) for x in inputs]
-            function = tf.function(partial(self._steps, edges), input_signature=specs)
+            function = tf.function(
+                partial(self._steps, edges), input_signature=specs, autograph=False
+            )
             self.compiled[edges] = function.get_concrete_function()
         return self.compiled[edges](*inputs)
 

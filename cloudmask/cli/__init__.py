@@ -1,9 +1,11 @@
 """The command line: parses, calls, prints, nothing else. Heavy imports wait for their command."""
 
+import gc
 import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import click
 
@@ -11,9 +13,13 @@ from cloudmask.cli.learn import evaluate, train
 from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
 
+_GARBAGE = 100_000
+"""Objects between two looks for garbage; at 700, imports are looked through for 0.7 s."""
 
-def main() -> None:
+
+def main() -> NoReturn:
     """Run the command; a user's mistake is one line and exit code 2."""
+    gc.set_threshold(_GARBAGE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
     # GDAL's and libtiff's own lines: what matters of them is raised.
     os.environ.setdefault("CPL_LOG", os.devnull)
@@ -31,11 +37,17 @@ def main() -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(stderr, str(error).strip().split("\n")[0], 2)
+    _exit(0)
 
 
-def _fail(stderr: int, line: str, code: int) -> None:
+def _fail(stderr: int, line: str, code: int) -> NoReturn:
     os.write(stderr, f"cloudmask: {line}\n".encode())
-    # Not sys.exit: it would wait for dask's threads to finish chunks that nobody needs.
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    # Not sys.exit: it would take TensorFlow apart for a second, and after a failure wait for dask's
+    # threads to finish chunks that nobody needs.
     sys.stdout.flush()
     os._exit(code)
 

@@ -73,7 +73,7 @@ def segment(
     from concurrent.futures import ThreadPoolExecutor
 
     from cloudmask.constants import locate
-    from cloudmask.network import keep_freed_memory
+    from cloudmask.memory import keep_freed_memory
     from cloudmask.registry import load_model
 
     log_to_stderr(quiet=quiet)
@@ -141,7 +141,8 @@ def _job(scene: str, out: Path, model: Any, options: dict[str, Any], *, is_clust
     reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
     # A store is cut wherever it is written: it may be resumed with other workers, or without.
     parts = _PARTS if is_cluster or out.suffix.lower() == ".zarr" else 1
-    plan = plan_scene(scene, model, bands=options["bands"], parts=parts, **reading)
+    seen = {key: options[key] for key in ("bands", "scale", "stretch", "nodata")}
+    plan = plan_scene(scene, model, parts=parts, **seen, **reading)
     rest = {key: value for key, value in options.items() if key not in reading}
     return Job(scene, out, model, plan, **rest)
 

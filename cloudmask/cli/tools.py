@@ -39,10 +39,9 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
     from cloudmask.scene import describe
 
     log_to_stderr(quiet=False)
-    nodata = options.pop("nodata")
     model = load_model(options.pop("model"))
     plan = plan_scene(scene, model, **options)
-    facts = describe(scene, options["bands"], nodata) | {
+    facts = describe(scene, options["bands"], options["nodata"]) | {
         "model": model.name,
         **plan.to_dict(),
     }

@@ -11,6 +11,7 @@ import rasterio.shutil
 import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, locate
+from cloudmask.memory import give_freed_memory_back
 from cloudmask.resample import enlarge
 from cloudmask.scene import open_label, open_valid
 from cloudmask.stopwatch import stage
@@ -169,6 +170,7 @@ def _with_overviews(staged: Path, final: Path) -> Path:
 @contextmanager
 def _finishing(path: Path, **options: Any) -> Iterator[None]:
     """GDAL's settings and errors while a driver makes the final file."""
+    give_freed_memory_back()  # the network's
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"), writing(path):
         yield
 

@@ -1,6 +1,6 @@
 """Ask what Dask costs: processes against threads, per chunk, and up to how many workers it scales.
 
-    python benchmarks/workers.py FOLDER [--short] [--side 4096] [--chunks 1600] [--runs 3]
+    python benchmarks/workers.py FOLDER [--short] [--side 6000] [--chunks 1600] [--runs 3]
 
 First the U-Net on two threads of one process and on two processes of one thread. Then chunks of
 64 px and networks that do nothing or sleep, so that what is left is Dask's work and ours; start-up
@@ -149,7 +149,7 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(
         __doc__,
-        side=(4_096, 1_536),
+        side=(6_000, 1_536),
         chunks=(1_600, 400),
         threads=([1, 2, 4, 8, 16, 32, 64], [1, 8, 64]),
         processes=([1, 2, 4, 8, 16], [1, 4]),

@@ -35,6 +35,16 @@ def test_each_term_is_its_formula_over_the_scored_pixels(seed, name):
     )
 
 
+def test_a_label_in_between_counts_in_part_for_each_class():
+    """Such as the mean of a label and what a teacher says."""
+    label, probability = example(2)
+    hard = np.where(label == 255, 0, label)
+    soft = np.where(label == 255, 255, 0.25 + hard / 2).astype("float32")
+    mixed = 0.75 * by_hand("bce", np.where(label == 255, 255, hard), probability)
+    mixed += 0.25 * by_hand("bce", np.where(label == 255, 255, 1 - hard), probability)
+    assert float(make_loss("bce")(soft, probability)) == pytest.approx(mixed, rel=1e-4)
+
+
 def test_a_sum_adds_its_terms():
     label, probability = example(0)
     parts = [float(make_loss(name)(label, probability)) for name in ("bce", "f2")]

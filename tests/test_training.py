@@ -419,3 +419,18 @@ def test_labels_of_another_shape_are_refused_before_training(tmp_path):
     with rasterio.open(tmp_path / "data" / "0.png") as source:
         assert source.count == 3
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_student_is_given_the_mean_of_label_and_teacher(tmp_path):
+    """`weights/distil.py`, with a small teacher."""
+    manifest = write_tiles(tmp_path / "tiles", "ttttvv", side=256)
+    script = Path(__file__).parents[1] / "weights" / "distil.py"
+    options = {"patches": 16, "steps": 8, "epochs": 1, "batch-size": 4, "teacher": "lite"}
+    subprocess.run(
+        [sys.executable, script, manifest, "student", *(f"--{k}={v}" for k, v in options.items())],
+        cwd=tmp_path, check=True,
+    )  # fmt: skip
+    targets = np.load(tmp_path / "pool" / "targets.npy")
+    scored = targets[targets != 255]
+    assert set(np.unique(scored)) - {0, 200}  # neither of the label's own values
+    assert load_model(tmp_path / "runs" / "student").architecture == "lite"

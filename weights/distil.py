@@ -11,6 +11,7 @@ After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,10 @@ def main() -> None:
 
     training.training_batches = from_pool
     training.train(args.manifest, args.name, recipe, resume=args.resume)
+    card = Path("runs") / args.name / "card.json"
+    facts = json.loads(card.read_text())
+    facts["trained"] += f", from {args.weights}, teacher {args.teacher}"
+    card.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

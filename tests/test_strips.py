@@ -54,8 +54,8 @@ def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
     class Kept(module._Kept):
         def add(self, rows):
             super().add(rows)
-            made[id(self)] = (self, made.get(id(self), (self, 0))[1] + rows.shape[1])
-            kept.append(sum(part.shape[1] for _, part in self.parts))
+            made[id(self)] = (self, made.get(id(self), (self, 0))[1] + rows.shape[0])
+            kept.append(sum(part.shape[0] for _, part in self.parts))
 
     monkeypatch.setattr(module, "_Kept", Kept)
     strips(rng.integers(0, 256, (1, 1536, 32, 3), "uint8"), 64)

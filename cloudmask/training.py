@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,7 @@ def train(
     runs: str | Path = "runs",
     resume: bool = False,
     overwrite: bool = False,
+    batches: Callable[[int], Any] | None = None,
 ) -> CloudModel:
     """Train a network, and keep the weights of the lowest validation loss.
 
@@ -58,6 +59,9 @@ def train(
         Go on after the last finished epoch of a run that was stopped.
     overwrite : bool
         Replace a run of this name.
+    batches : callable, optional
+        Instead of patches of the manifest: from the number of rounds (`dataset.ROUND` batches) that
+        are done to an endless tf.data.Dataset such as `dataset.training_batches` makes.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def train(
         found["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
     try:
-        _fit(network, recipe, found["train"], validation, folder)
+        _fit(network, recipe, found["train"], validation, folder, batches)
     finally:
         _draw(folder)
     _export(network, recipe, validation, examples, folder)
@@ -174,6 +178,7 @@ def _fit(
     found: Sequence[Chunk],
     validation: tuple[Any, Any],
     folder: Path,
+    batches: Callable[[int], Any] | None,
 ) -> None:
     import tensorflow as tf
 
@@ -194,8 +199,10 @@ def _fit(
         recipe.sampling.batch_size,
     )  # fmt: skip
 
-    def batches(first_epoch: int) -> Any:
-        first_round = first_epoch * steps // ROUND
+    def from_epoch(first: int) -> Any:
+        first_round = first * steps // ROUND
+        if batches is not None:
+            return batches(first_round)
         return training_batches(found, recipe.reading, recipe.sampling, first_round=first_round)
 
     fixed = (
@@ -206,7 +213,7 @@ def _fit(
     try:
         for phase in phases:
             if phase.first < phase.last:
-                fit(network, phase, schedule, make_loss(recipe.loss), batches, fixed, folder)
+                fit(network, phase, schedule, make_loss(recipe.loss), from_epoch, fixed, folder)
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(
             f"a batch of {recipe.sampling.batch_size} does not fit in memory: lower the batch size"

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from cloudmask import training
+from cloudmask import train
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
-from cloudmask.dataset import Sampling, training_batches
+from cloudmask.dataset import ROUND, Sampling, training_batches
 from cloudmask.labelled import Reading, index
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import build_network, choose_precision, start_tensorflow
@@ -131,11 +131,10 @@ def main() -> None:
     )  # fmt: skip
     pool = make_pool(args, recipe)
 
-    def from_pool(_found: Any, _reading: Any, sampling: Sampling, *, first_round: int) -> Any:
-        return drawn(pool, sampling, first_round * training.ROUND)
+    def from_pool(first_round: int) -> Any:
+        return drawn(pool, recipe.sampling, first_round * ROUND)
 
-    training.training_batches = from_pool
-    training.train(args.manifest, args.name, recipe, resume=args.resume)
+    train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / "card.json"
     facts = json.loads(card.read_text())
     facts["trained"] += f", from {args.weights}, teacher {args.teacher}"

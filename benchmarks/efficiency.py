@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import Fake, alternate, apart, lite, options, report, sample, segment, startup
+from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
 # Side of a block, blocks in a batch, threads that call the network.
 BATCHES = [(256, 16, 1), (512, 4, 1), (1024, 1, 1), (2048, 1, 1), (512, 1, 2), (1024, 1, 2)]
@@ -129,7 +129,7 @@ def main() -> None:
     asked = options(__doc__, side=(10_000, 2_048))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     rows = {}
-    for name, model in {"U-Net": "unet-f1", "lite": lite(folder)}.items():
+    for name, model in {"U-Net": "unet-f1", "lite": "lite"}.items():
         how = ("--gsd", "native", "--model", model)
         trial = sample(folder, min(asked.side, 1024 if asked.short else 2048))
         best = apart(network_alone, scene=trial, model=model, batches=BATCHES)["batch"]

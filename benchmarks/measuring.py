@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -158,30 +157,6 @@ def repeated(folder: Path, side: int) -> Path:
             dataset.write(block[:, :height, :width], window=Window(x, y, width, height))
     unfinished.rename(scene)
     return scene
-
-
-@cache
-def lite(folder: Path) -> str:
-    """The registered model `lite`, or a file of untrained weights, which is as fast."""
-    from cloudmask import list_models
-
-    if "lite" in list_models():
-        return "lite"
-    path = folder / "untrained-lite.weights.h5"
-    if not path.exists():
-        apart(untrained, path=path)
-    print("no model is called lite: its untrained weights tell its speed only", file=sys.stderr)
-    return str(path)
-
-
-def untrained(path: str) -> dict[str, Any]:
-    """Write weights of `lite` as they are before any training."""
-    from cloudmask.network import build_network, start_tensorflow
-    from cloudmask.weightfile import write_weights
-
-    start_tensorflow()
-    write_weights(build_network("lite", "float32"), Path(path))
-    return {}
 
 
 if __name__ == "__main__":

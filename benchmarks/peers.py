@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import alternate, apart, lite, options, report, run, sample, segment
+from measuring import alternate, apart, options, report, run, sample, segment
 
 
 def cloudmask(scene: Path, mask: Path, model: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def main() -> None:
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
     contestants: dict[str, Any] = {
         "cloudmask, U-Net": partial(cloudmask, scene, mask, "unet-f1"),
-        "cloudmask, lite": partial(cloudmask, scene, mask, lite(asked.folder)),
+        "cloudmask, lite": partial(cloudmask, scene, mask, "lite"),
         "three steps, the same U-Net": partial(three_steps, scene, mask),
     }
     python = Path(asked.peers, "bin", "python")

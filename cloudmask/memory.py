@@ -7,10 +7,11 @@ from typing import Any
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations instead of returning and faulting them in again.
+    """Tell glibc to keep freed chunks instead of returning and faulting them in again.
 
-    Takes effect for what is allocated afterwards. The thresholds are malloc(3)'s M_MMAP_THRESHOLD,
-    at its largest allowed, and M_TRIM_THRESHOLD.
+    Tensors lie in a pool of TensorFlow's own, which keeps them anyway. Takes effect for what is
+    allocated afterwards. The thresholds are malloc(3)'s M_MMAP_THRESHOLD, at its largest allowed,
+    and M_TRIM_THRESHOLD.
     """
     if hasattr(_libc(), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3

@@ -9,8 +9,9 @@ from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import STRIP_BYTES
 from cloudmask.prediction import check_overlap
+from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
-from cloudmask.scene import default_chunk, model_grid, scene_dtype, scene_grid
+from cloudmask.scene import default_chunk, model_grid, scene_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def plan_scene(
     ------
     ValueError, OSError
     """
-    native = scene_grid(path, bands)
+    reader = open_reader(path, bands, nodata)
+    native = reader.grid
     if gsd is None and resize_factor is None:
         gsd = default_gsd(native, model)
         if native.crs is None:
@@ -113,7 +115,7 @@ def plan_scene(
     _warn_outside_range(path, grid, model)
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
-    dtype = scene_dtype(path, bands, scale=scale, stretch=stretch, nodata=nodata)
+    dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
     wanted = chunk or min(default_chunk(dtype), max(_SMALLEST_PART, -(-longest // parts)))
     rows, columns = (
         chunks.layout(size, wanted, stride=model.stride, overlap=halo)

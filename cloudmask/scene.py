@@ -109,7 +109,7 @@ def open_scene(
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = grid or model_grid(reader.grid, gsd, resize_factor)
     limits = _radiometry(reader, scale, stretch)
-    dtype = _dtype(reader, is_rescaled=limits is not None)
+    dtype = scene_dtype(reader, is_rescaled=limits is not None)
     chunk = default_chunk(dtype) if chunk is None else chunk
 
     pixels = _Pixels(reader, grid, limits, dtype)
@@ -181,20 +181,8 @@ def default_chunk(dtype: np.dtype[Any]) -> int:
     return CHUNK if dtype == np.uint8 else FLOAT_CHUNK
 
 
-def scene_dtype(
-    path: str | Path,
-    bands: Sequence[int] = (1, 2, 3),
-    *,
-    scale: float | None = None,
-    stretch: float | None = None,
-    nodata: float | None = None,
-) -> np.dtype[Any]:
-    """The type in which `open_scene` returns a scene, from its header."""
-    is_rescaled = scale is not None or stretch is not None
-    return _dtype(open_reader(str(path), tuple(bands), nodata), is_rescaled=is_rescaled)
-
-
-def _dtype(reader: Reader, *, is_rescaled: bool) -> np.dtype[Any]:
+def scene_dtype(reader: Reader, *, is_rescaled: bool) -> np.dtype[Any]:
+    """The type in which `open_scene` returns what a reader reads."""
     has_nan = is_rescaled or reader.dtype != np.uint8 or reader.can_be_nodata
     return np.dtype("float32" if has_nan else "uint8")
 

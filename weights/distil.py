@@ -3,9 +3,9 @@
     python weights/distil.py MANIFEST NAME --teacher unet-f2 --weights lite --patches 6000
 
 The teacher is slow, so it is asked once: augmented patches and its probabilities are kept in
-POOL, and turned and mirrored anew whenever they are drawn. What is learned is the mean of label
-and teacher; pixels without a label are not scored. The run is one that `cloudmask train` could
-have left: `runs/NAME` holds history, checkpoints and the model.
+POOL, which is used as it is if it is there, and turned and mirrored whenever they are drawn. What
+is learned is the mean of label and teacher; pixels without a label are not scored. The run is one
+that `cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the model.
 
 After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from cloudmask import train
+from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
 from cloudmask.dataset import ROUND, Sampling, training_batches
 from cloudmask.labelled import Reading, index
 from cloudmask.manifest import read_examples, select_split
-from cloudmask.network import build_network, choose_precision, start_tensorflow
+from cloudmask.network import start_tensorflow
+from cloudmask.pasting import turn
 from cloudmask.recipe import Recipe
 from cloudmask.registry import load_model
-from cloudmask.weightfile import read_weights
 
 logger = logging.getLogger("cloudmask")
 TEACHER_BATCH = 8
@@ -45,12 +46,12 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
             np.lib.format.open_memmap(file, "w+", "uint8", shape)
             for file, shape in zip(new, shapes, strict=True)
         )
-        teacher = teacher_of(args.teacher)
+        teacher = load_model(args.teacher)
         found = index(select_split(read_examples(args.manifest), "train"), recipe.reading)
         draw = Sampling(size, TEACHER_BATCH, recipe.sampling.seed, mix=recipe.sampling.mix)
         batches = training_batches(found, recipe.reading, draw)
         for at, (image, label) in zip(range(0, count, TEACHER_BATCH), batches, strict=False):
-            said, given = teacher(image).numpy(), label.numpy()
+            said, given = teacher(image.numpy())[..., None], label.numpy()
             end = min(at + TEACHER_BATCH, count)
             pixels[at:end] = image.numpy().round()[: end - at]
             mean = np.where(given == NODATA, NODATA, np.round((said + given) * 100))
@@ -62,18 +63,8 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
     return tuple(np.load(file, mmap_mode="r") for file in files)
 
 
-def teacher_of(name: str) -> Any:
-    """The teacher as a function of a batch."""
-    import tensorflow as tf
-
-    model = load_model(name)
-    network = build_network(model.architecture, choose_precision())
-    read_weights(network, Path(model.path))
-    return tf.function(lambda image: network(image, training=False))
-
-
 def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
-    """Endless batches of the pool: every patch once a round, turned and mirrored at random."""
+    """Endless batches of the pool: each patch about once a round, turned and mirrored at random."""
     import tensorflow as tf
 
     def batches():
@@ -81,11 +72,9 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
             rounds, at = divmod(step * sampling.batch_size, len(pool[0]))
             order = np.random.default_rng([sampling.seed, rounds]).permutation(len(pool[0]))
             chosen = np.sort(np.take(order, range(at, at + sampling.batch_size), mode="wrap"))
-            turns = np.random.default_rng([sampling.seed, rounds, at]).integers(8, size=chosen.size)
-            pixels, targets = (
-                np.stack([turned(source[i], turn) for i, turn in zip(chosen, turns, strict=True)])
-                for source in pool
-            )
+            rng = np.random.default_rng([sampling.seed, rounds, at])
+            turns = [turn(pool[0][i], pool[1][i], rng) for i in chosen]
+            pixels, targets = (np.stack(part) for part in zip(*turns, strict=True))
             target = np.where(targets == NODATA, NODATA, targets / 200).astype("float32")
             yield pixels.astype("float32"), target
 
@@ -93,11 +82,6 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
     shapes = [(sampling.batch_size, side, side, bands) for bands in (3, 1)]
     signature = tuple(tf.TensorSpec(shape, tf.float32) for shape in shapes)
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
-
-
-def turned(image: np.ndarray, turn: int) -> np.ndarray:
-    """One of the eight symmetries of the square."""
-    return np.rot90(image if turn < 4 else image[:, ::-1], turn % 4)
 
 
 def main() -> None:
@@ -113,20 +97,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--mix", default="")
+    parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     log_to_stderr(quiet=False)
     start_tensorflow()
-    mix = [pair.split("=") for pair in args.mix.split(",") if pair]
     recipe = Recipe(
         architecture="lite", loss="bce+dice", epochs=args.epochs, steps=args.steps,
         learning_rate=args.learning_rate, weights=args.weights, validation_patches=192,
-        sampling=Sampling(
-            batch_size=args.batch_size, seed=args.seed,
-            mix=tuple((name, float(weight)) for name, weight in mix),
-        ),
+        sampling=Sampling(batch_size=args.batch_size, seed=args.seed, mix=args.mix),
         reading=Reading(scale=65535),
     )  # fmt: skip
     pool = make_pool(args, recipe)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -48,7 +49,8 @@ def _fail(stderr: int, line: str, code: int) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     # Not sys.exit: it would take TensorFlow apart for a second, and after a failure wait for dask's
     # threads to finish chunks that nobody needs.
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # who read it has seen enough
+        sys.stdout.flush()
     os._exit(code)
 
 

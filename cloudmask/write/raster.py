@@ -170,7 +170,7 @@ def _with_overviews(staged: Path, final: Path) -> Path:
 @contextmanager
 def _finishing(path: Path, **options: Any) -> Iterator[None]:
     """GDAL's settings and errors while a driver makes the final file."""
-    give_freed_memory_back()  # the network's
+    give_freed_memory_back()  # that of chunks
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"), writing(path):
         yield
 

@@ -124,7 +124,7 @@ def _local_cluster(workers: int) -> LocalCluster:
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=share,
-        # One forward pass uses all threads that it is given: they must not add up to more than
+        # A forward pass uses all threads that it is given: they must not add up to more than
         # the machine has.
         env={
             "TF_NUM_INTRAOP_THREADS": str(share),

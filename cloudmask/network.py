@@ -27,13 +27,14 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# One call uses all cores. A second at the same time was no faster where it was measured, and took
-# 0.6 to 0.9 GB more: larger chunks, with less halo, are the better use of that.
-_FORWARD = threading.Lock()
 _LOAD = threading.Lock()
 
-STRIP_BYTES = 1200 * 2**20
-"""Memory of a forward pass: 960 pixels square of a U-Net in 16 bits are one strip."""
+SIDE_BY_SIDE = 2
+"""Forward passes at the same time, in 16 bits on a CPU. One uses all cores but leaves gaps: two
+were 8 % faster with a U-Net, 20 % with `lite`. In float32 one takes the memory of both."""
+_ONE, _SOME = threading.Semaphore(1), threading.Semaphore(SIDE_BY_SIDE)
+STRIP_BYTES = 600 * 2**20
+"""Memory of a forward pass: 700 pixels square of a U-Net in 16 bits are one strip."""
 
 
 def forward(
@@ -41,8 +42,8 @@ def forward(
 ) -> Block:
     """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
     with _LOAD:
-        call = _loaded(path, sha256, architecture, precision)
-    with _FORWARD, stage("network"):
+        call, turns = _loaded(path, sha256, architecture, precision)
+    with turns, stage("network"):
         return call(np.asarray(pixels))
 
 
@@ -88,7 +89,7 @@ def choose_precision() -> str:
 @lru_cache(maxsize=2)
 def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
-) -> Callable[[Block], Block]:
+) -> tuple[Callable[[Block], Block], threading.Semaphore]:
     tf = start_tensorflow()
     path = str(find_weights(path, sha256))
     chosen = precision or choose_precision()
@@ -96,31 +97,33 @@ def _loaded(
     logger.info("%s in %s (%s)", architecture, chosen, why)
     network = build_network(architecture, chosen)
     read_weights(network, Path(path))
+    is_alone = chosen == "float32" or tf.config.list_physical_devices("GPU")
+    turns = _ONE if is_alone else _SOME
 
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
 
         strips = Strips(network)
         rows = partial(_strip_rows, architecture, chosen)
-        return lambda pixels: strips(pixels, rows(pixels.shape[2]))
+        return lambda pixels: strips(pixels, rows(pixels.shape[2])), turns
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
         return network(pixels, training=False)[..., 0]
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
-    return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy()
+    return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), turns
 
 
 def _strip_rows(architecture: str, precision: str, width: int) -> int:
     """Height of strips that fit in `STRIP_BYTES`, at least two strides.
 
-    Measured: a strip takes twice the memory of one pass over its pixels, since layers wait for each
-    other; and what they keep until the next strip takes as much as half the halo.
+    Measured: a strip takes half more than the memory of one pass over its pixels, since layers wait
+    for each other; and what they keep until the next strip takes as much as a third of the halo.
     """
     card = ARCHITECTURES[architecture]
-    pixel = 2 * card.bytes_per_pixel // (1 if precision == "float32" else 2)
-    rows = STRIP_BYTES // (pixel * width) - card.overlap // 2
+    pixel = 3 * card.bytes_per_pixel // (2 if precision == "float32" else 4)
+    rows = STRIP_BYTES // (pixel * width) - card.overlap // 3
     return max(rows // card.stride, 2) * card.stride
 
 

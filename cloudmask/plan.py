@@ -7,7 +7,7 @@ from typing import Any
 from cloudmask import chunks
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
-from cloudmask.network import STRIP_BYTES
+from cloudmask.network import SIDE_BY_SIDE, STRIP_BYTES
 from cloudmask.prediction import check_overlap
 from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
@@ -123,9 +123,10 @@ def plan_scene(
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
     # Measured: TensorFlow and GDAL take 1 GB; two chunks are on their way, one of them twice, with
-    # probabilities; and one forward pass, of a strip where that is less.
+    # probabilities; and so many forward passes, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
-    memory = 2**30 + block * (3 * 3 * dtype.itemsize + 2 * 4) + min(once, STRIP_BYTES)
+    passes = min(SIDE_BY_SIDE, len(rows) * len(columns)) * min(once, STRIP_BYTES)
+    memory = 2**30 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
 

@@ -1,10 +1,11 @@
 """A network over a block, a strip of rows at a time: the result of one pass, in far less memory.
 
-Every layer makes each of its rows once (but for a few between convolutions that follow each
-other), and no row is kept longer than another layer needs it. Memory grows with a strip, not with
-the block, so blocks can be large, and their halo a small part of them.
+Every layer makes each of its rows once, and no row is kept longer than another layer needs it.
+Memory grows with a strip, not with the block, so blocks can be large, and their halo a small part
+of them.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,11 @@ class _Step:
     grows: int = 1
     """Rows of the output for one of the input."""
 
+    @property
+    def looks_around(self) -> bool:
+        """Whether rows of the output share rows of the input."""
+        return self.kernel > self.stride
+
     def needs(self, rows: Rows) -> Rows:
         """Rows of the input for `rows` of the output; they may lie beyond its edges."""
         first = rows[0] // self.grows * self.stride - self.before
@@ -70,6 +76,12 @@ class _Stage:
         for step in self.steps:
             height = step.height(height)
         return height
+
+    def last(self, stop: int) -> int:
+        """How many rows of the inputs the output's rows before `stop` need; may be beyond them."""
+        for step in reversed(self.steps):
+            _, stop = step.needs((stop - 1, stop))
+        return stop
 
     def plan(self, rows: Rows, height: int) -> tuple[Rows, tuple[Rows, ...]]:
         """For `rows` of the output, those of inputs of `height`, and the edges of each step.
@@ -135,8 +147,15 @@ class _Kept:
         return found[0] if len(found) == 1 else tf.concat(found, axis=0)
 
     def forget(self, first: int) -> None:
-        """Drop what lies before a row."""
+        """Drop what lies before a row.
+
+        What is left of a part is copied where it is less than half: a slice holds all of it.
+        """
         self.parts = [part for part in self.parts if part[0] + part[1].shape[0] > first]
+        if self.parts:
+            start, part = self.parts[0]
+            if first - start > part.shape[0] // 2:
+                self.parts[0] = first, tf.raw_ops.DeepCopy(x=part[first - start :])
 
 
 class Strips:
@@ -180,21 +199,28 @@ class Strips:
         kept = {self._input: _Kept(len(pixels))}
         for stage in self._stages:
             kept[stage.output] = _Kept(stage.height(kept[stage.inputs[0]].height))
-        for start in range(0, len(pixels), rows):
-            stop = min(start + rows, len(pixels))
-            self._advance(kept, pixels, stop)
-            out[start:stop] = kept[self._output].take((start, stop))[..., 0]
-            kept[self._output].forget(stop)
+        first = rows  # before it only what lies deeper, a strip's worth at a time
+        while self._wanted(kept, first - rows)[self._input] > 0:
+            first -= rows
+        for stop in range(first, len(pixels) + rows, rows):
+            made = kept[self._output].made
+            self._advance(kept, pixels, self._wanted(kept, min(stop, len(pixels))))
+            if stop > 0:
+                rows_made = made, kept[self._output].made
+                out[slice(*rows_made)] = kept[self._output].take(rows_made)[..., 0]
+                kept[self._output].forget(rows_made[1])
 
-    def _advance(self, kept: dict[int, _Kept], pixels: Block, stop: int) -> None:
-        """Make what rows of the output before `stop` need, and no more."""
-        wanted = dict.fromkeys(kept, 0) | {self._output: stop}
+    def _wanted(self, kept: dict[int, _Kept], stop: int) -> dict[int, int]:
+        """How many rows of each tensor the output's rows before `stop` need; none if negative."""
+        wanted = dict.fromkeys(kept, -sys.maxsize) | {self._output: stop}
         for stage in reversed(self._stages):
-            rows = kept[stage.output].made, wanted[stage.output]
-            if rows[0] < rows[1]:
-                (_, last), _ = stage.plan(rows, kept[stage.inputs[0]].height)
-                for tensor in stage.inputs:
-                    wanted[tensor] = max(wanted[tensor], last)
+            last = stage.last(wanted[stage.output])
+            for tensor in stage.inputs:
+                wanted[tensor] = max(wanted[tensor], min(last, kept[tensor].height))
+        return wanted
+
+    def _advance(self, kept: dict[int, _Kept], pixels: Block, wanted: dict[int, int]) -> None:
+        """Make rows up to those that are wanted, and no more."""
         source = kept[self._input]
         if source.made < wanted[self._input]:
             strip = pixels[source.made : wanted[self._input]]
@@ -222,7 +248,10 @@ class Strips:
 
 
 def _stages(network: keras.Model) -> list[_Stage]:
-    """Cut the network where a tensor goes to several operations, or several to one."""
+    """Cut the network where a tensor goes to several operations, or several to one.
+
+    And before a convolution whose rows would make those of another one twice.
+    """
     operations = [op for op in network.operations if not isinstance(op, layers.InputLayer)]
     users: dict[int, list[Any]] = {}
     for op in operations:
@@ -233,10 +262,6 @@ def _stages(network: keras.Model) -> list[_Stage]:
     for op in operations:
         if op in folded:
             continue
-        inputs = [id(tensor) for tensor in _listed(op.input)]
-        feeds_only_this = len(inputs) == 1 and len(users[inputs[0]]) == 1
-        if not (stages and stages[-1].output == inputs[0] and feeds_only_this):
-            stages.append(_Stage(inputs))
         output, norm = op.output, None
         if isinstance(op, layers.Conv2D):
             after = users.get(id(output), [])
@@ -244,7 +269,12 @@ def _stages(network: keras.Model) -> list[_Stage]:
                 norm = after[0]
                 folded.add(norm)
                 output = norm.output
-        stages[-1].steps.append(_step(op, norm))
+        step = _step(op, norm)
+        inputs = [id(tensor) for tensor in _listed(op.input)]
+        follows = stages and [stages[-1].output] == inputs and len(users[inputs[0]]) == 1
+        if not follows or step.looks_around and any(s.looks_around for s in stages[-1].steps):
+            stages.append(_Stage(inputs))
+        stages[-1].steps.append(step)
         stages[-1].output = id(output)
     return stages
 

@@ -4,6 +4,9 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
@@ -177,6 +180,28 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
 
     monkeypatch.setattr(network, "read_weights", never)
     pickle.loads(pickle.dumps(model))(expected["pixels"][:1])
+
+
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 2), ("float32", 1)])
+def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, precision, most):
+    from cloudmask.strips import Strips
+
+    lock, running, seen = threading.Lock(), [], []
+
+    def pass_slowly(_, pixels, rows):
+        with lock:
+            running.append(rows)
+            seen.append(len(running))
+        time.sleep(0.2)
+        with lock:
+            running.pop()
+        return np.zeros(pixels.shape[:3], "float32")
+
+    monkeypatch.setattr(Strips, "__call__", pass_slowly)
+    model = load_model("lite", precision=precision)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(model, [np.zeros((1, 64, 64, 3), "uint8")] * 4))
+    assert max(seen) == most
 
 
 def test_a_file_that_changed_since_is_refused(legacy):

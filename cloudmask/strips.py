@@ -272,7 +272,7 @@ def _stages(network: keras.Model) -> list[_Stage]:
         step = _step(op, norm)
         inputs = [id(tensor) for tensor in _listed(op.input)]
         follows = stages and [stages[-1].output] == inputs and len(users[inputs[0]]) == 1
-        if not follows or step.looks_around and any(s.looks_around for s in stages[-1].steps):
+        if not follows or (step.looks_around and any(s.looks_around for s in stages[-1].steps)):
             stages.append(_Stage(inputs))
         stages[-1].steps.append(step)
         stages[-1].output = id(output)

@@ -89,7 +89,7 @@ def open_scene(
     grid : Grid, optional
         Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
     chunk : int or tuple of tuples
-        Chunk height and width in pixels of the grid returned, by default 5,120 for uint8 and 4,096
+        Chunk height and width in pixels of the grid returned, by default 5,120 for uint8 and 3,456
         for float32; or dask chunks for (y, x).
 
     Returns

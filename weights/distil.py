@@ -1,12 +1,11 @@
 """Teach `lite` what a U-Net says of patches, beside their labels.
 
-    python weights/distil.py MANIFEST NAME --teacher unet-f1 --weights lite --patches 6000
+    python weights/distil.py MANIFEST NAME --teacher unet-f2 --weights lite --patches 6000
 
 The teacher is slow, so it is asked once: augmented patches and its probabilities are kept in
 POOL, which is used as it is if it is there, and turned and mirrored whenever they are drawn. What
-is learned of them is the mean of label and teacher; the other half of each batch are new patches
-with their labels alone. Pixels without a label are not scored. The run is one that
-`cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the model.
+is learned is the mean of label and teacher; pixels without a label are not scored. The run is one
+that `cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the model.
 
 After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
@@ -14,7 +13,6 @@ After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 import argparse
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +64,7 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
 
 
 def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
-    """Endless batches of the pool: each patch about once a pass, turned and mirrored at random."""
+    """Endless batches of the pool: each patch about once a round, turned and mirrored at random."""
     import tensorflow as tf
 
     def batches():
@@ -86,24 +84,12 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
 
 
-def joined(taught: Any, fresh: Any) -> Any:
-    """Batches of which one part has a teacher, and the other has not."""
-    import tensorflow as tf
-
-    def join(one: Any, other: Any) -> Any:
-        (pixels, targets), (more_pixels, labels) = one, other
-        labels = tf.cast(labels, tf.float32)
-        return tf.concat([pixels, more_pixels], 0), tf.concat([targets, labels], 0)
-
-    return tf.data.Dataset.zip((taught, fresh)).map(join).prefetch(2)
-
-
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--teacher", default="unet-f1")
+    parser.add_argument("--teacher", default="unet-f2")
     parser.add_argument("--weights", default="lite", help="what the student starts from")
     parser.add_argument("--patches", type=int, default=6000)
     parser.add_argument("--pool", type=Path, default=Path("pool"))
@@ -125,14 +111,10 @@ def main() -> None:
     )  # fmt: skip
     pool = make_pool(args, recipe)
 
-    found = index(select_split(read_examples(args.manifest), "train"), recipe.reading)
-    half = replace(recipe.sampling, batch_size=args.batch_size // 2, seed=args.seed + 1)
+    def from_pool(first_round: int) -> Any:
+        return drawn(pool, recipe.sampling, first_round * ROUND)
 
-    def batches(first_round: int) -> Any:
-        fresh = training_batches(found, recipe.reading, half, first_round=first_round)
-        return joined(drawn(pool, half, first_round * ROUND), fresh)
-
-    train(args.manifest, args.name, recipe, resume=args.resume, batches=batches)
+    train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / "card.json"
     facts = json.loads(card.read_text())
     facts["trained"] += f", from {args.weights}, teacher {args.teacher}"

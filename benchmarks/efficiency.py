@@ -16,6 +16,8 @@ from typing import Any
 
 from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
+from cloudmask.network import SIDE_BY_SIDE
+
 # Side of a block, blocks in a batch, threads that call the network.
 BATCHES = [(256, 16, 1), (512, 4, 1), (1024, 1, 1), (2048, 1, 1), (512, 1, 2), (1024, 1, 2)]
 
@@ -85,8 +87,11 @@ def pixels_per_pixel(scene: str, model: str) -> dict[str, Any]:
 
 
 def shares(row: dict[str, Any]) -> dict[str, float]:
-    """Seconds of the command, one after the other: what the network does not hide is the rest."""
-    network = row["network_thread_seconds"]
+    """Seconds of the command, one after the other: what the network does not hide is the rest.
+
+    The network's are of passes side by side, as they are in 16 bits.
+    """
+    network = row["network_thread_seconds"] / SIDE_BY_SIDE
     own = network / row["pixels_per_pixel"]
     return {
         "start-up": row["startup_seconds"],

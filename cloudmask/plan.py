@@ -122,11 +122,11 @@ def plan_scene(
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
-    # Measured: TensorFlow and GDAL take 1 GB; two chunks are on their way, one of them twice, with
+    # Measured: TensorFlow and GDAL take 1.3 GB; two chunks are on their way, one of them twice, with
     # probabilities; and so many forward passes, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
     passes = min(SIDE_BY_SIDE, len(rows) * len(columns)) * min(once, STRIP_BYTES)
-    memory = 2**30 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
+    memory = 5 * 2**28 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
 

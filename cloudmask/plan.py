@@ -122,8 +122,8 @@ def plan_scene(
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
-    # Measured: TensorFlow and GDAL take 1.3 GB; two chunks are on their way, one of them twice, with
-    # probabilities; and so many forward passes, of a strip where that is less.
+    # Measured: TensorFlow and GDAL take 1.3 GB; two chunks are on their way, one of them twice,
+    # with probabilities; and so many forward passes, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
     passes = min(SIDE_BY_SIDE, len(rows) * len(columns)) * min(once, STRIP_BYTES)
     memory = 5 * 2**28 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes

@@ -17,7 +17,7 @@ more."""
 BLOCK = 512
 """Tile height and width inside a COG (https://cogeo.org's and GDAL's default)."""
 
-GDAL_CACHE = 192 * 2**20
+GDAL_CACHE = 128 * 2**20
 """Bytes of decoded blocks that GDAL keeps, per process; by default it would take 5 % of memory."""
 
 

@@ -3,6 +3,7 @@
 Once per process, whichever thread comes first; nothing here is ever pickled or unpickled.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -104,7 +105,9 @@ def _loaded(
         from cloudmask.strips import Strips
 
         strips = Strips(network)
-        rows = partial(_strip_rows, architecture, chosen)
+        del network
+        gc.collect()  # layers know each other: 95 MB of a U-Net would stay
+        rows = partial(strip_rows, architecture, chosen)
         return lambda pixels: strips(pixels, rows(pixels.shape[2])), turns
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
@@ -115,16 +118,26 @@ def _loaded(
     return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), turns
 
 
-def _strip_rows(architecture: str, precision: str, width: int) -> int:
-    """Height of strips that fit in `STRIP_BYTES`, at least two strides.
+def strip_rows(architecture: str, precision: str, width: int) -> int:
+    """Height of strips that fit in `STRIP_BYTES`, at least two strides."""
+    card = ARCHITECTURES[architecture]
+    rows = STRIP_BYTES // (_strip_pixel(architecture, precision) * width) - card.overlap // 3
+    return max(rows // card.stride, 2) * card.stride
+
+
+def strip_bytes(architecture: str, precision: str, width: int) -> int:
+    """Memory of a forward pass, a strip at a time."""
+    rows = strip_rows(architecture, precision, width) + ARCHITECTURES[architecture].overlap // 3
+    return rows * width * _strip_pixel(architecture, precision)
+
+
+def _strip_pixel(architecture: str, precision: str) -> int:
+    """Bytes that a pixel of a strip takes.
 
     Measured: a strip takes half more than the memory of one pass over its pixels, since layers wait
     for each other; and what they keep until the next strip takes as much as a third of the halo.
     """
-    card = ARCHITECTURES[architecture]
-    pixel = 3 * card.bytes_per_pixel // (2 if precision == "float32" else 4)
-    rows = STRIP_BYTES // (pixel * width) - card.overlap // 3
-    return max(rows // card.stride, 2) * card.stride
+    return 3 * ARCHITECTURES[architecture].bytes_per_pixel // (2 if precision == "float32" else 4)
 
 
 def build_network(architecture: str, precision: str) -> "keras.Model":

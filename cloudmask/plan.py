@@ -7,7 +7,7 @@ from typing import Any
 from cloudmask import chunks
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
-from cloudmask.network import SIDE_BY_SIDE, STRIP_BYTES
+from cloudmask.network import strip_bytes
 from cloudmask.prediction import check_overlap
 from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
@@ -37,7 +37,8 @@ class Plan:
     blocks: tuple[int, int]
     """Number of chunks (y, x)."""
     memory: int
-    """Bytes that the process will take at its peak, roughly, in float32; less in 16 bits."""
+    """Bytes that the process will take at its peak, roughly: in float32, where one forward pass
+    takes as much as those side by side in 16 bits."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -122,11 +123,11 @@ def plan_scene(
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
-    # Measured: TensorFlow and GDAL take 1.3 GB; two chunks are on their way, one of them twice,
-    # with probabilities; and so many forward passes, of a strip where that is less.
+    # Measured: TensorFlow and GDAL take 1.2 GB; two chunks are on their way, one of them twice,
+    # with probabilities; and a forward pass, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
-    passes = min(SIDE_BY_SIDE, len(rows) * len(columns)) * min(once, STRIP_BYTES)
-    memory = 5 * 2**28 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
+    strip = strip_bytes(model.architecture, "float32", max(columns) + 2 * halo)
+    memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + min(once, strip)
     side = max(*rows, *columns) if chunk is None else chunk
     return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
 

@@ -155,6 +155,7 @@ def cut(network: keras.Model) -> list[Stage]:
 def _step(op: Any, norm: Any) -> Step:
     if isinstance(op, layers.Conv2D):
         return _convolution(op, norm)
+    op = _alone(op)
     if isinstance(op, layers.MaxPooling2D):
         size = op.pool_size[0]
         return Step(lambda x, _: op(x), kernel=size, stride=size)
@@ -169,6 +170,15 @@ def _step(op: Any, norm: Any) -> Step:
 
         return Step(grow, grows=op.size[0])
     raise TypeError(f"{op.name} is a {type(op).__name__}: it is not known which rows it needs")
+
+
+def _alone(op: Any) -> Any:
+    """An operation like this one, which knows all of the network around it and would keep it."""
+    copy = type(op).from_config(op.get_config())
+    if isinstance(copy, layers.Layer):
+        shapes = [tensor.shape for tensor in _listed(op.input)]
+        copy.build(shapes if len(shapes) > 1 else shapes[0])
+    return copy
 
 
 def _enlarge(x: Any, size: tuple[int, int]) -> Any:
@@ -188,10 +198,11 @@ def _convolution(op: layers.Conv2D, norm: layers.BatchNormalization | None) -> S
     side, stride = op.kernel_size[0], op.strides[0]
     padding = max(side - stride, 0)  # "same", of sizes that are multiples of the stride
     columns = [padding // 2, padding - padding // 2]
+    activation = op.activation
 
     def run(x: Any, edge: Rows) -> Any:
         pads = [[0, 0], list(edge), columns, [0, 0]]
-        return op.activation(
+        return activation(
             tf.nn.bias_add(tf.nn.conv2d(tf.cast(x, kernel.dtype), kernel, stride, pads), bias)
         )
 

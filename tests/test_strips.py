@@ -1,5 +1,8 @@
 """Strips: what one pass over the whole gives, at any height, and no more rows than are needed."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -65,6 +68,17 @@ def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
     # A skip connection waits for the deepest layers, which see some 220 to 260 rows each way.
     assert max(kept) <= 256 + 2 * 64
     assert max(added) <= 64 + 32  # also at the top, where those layers want hundreds at once
+
+
+@pytest.mark.parametrize("architecture", ["unet_vgg16", "lite"])
+def test_the_network_need_not_stay(architecture):
+    network = build(architecture)
+    kernels = [weakref.ref(weight) for weight in network.weights]
+    strips = Strips(network)
+    del network
+    gc.collect()
+    assert not any(kernel() for kernel in kernels)
+    assert strips(np.zeros((1, 32, 32, 3), "uint8"), 32).shape == (1, 32, 32)
 
 
 def test_an_operation_that_is_not_known_is_refused():

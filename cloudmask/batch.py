@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cloudmask.readers.protocol import version_of
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -60,7 +61,7 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if argument.lower().endswith(".txt"):
             found |= dict.fromkeys(_read_list(Path(argument)))
-        elif "://" not in argument and any(mark in argument for mark in "*?["):
+        elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not matches:
                 raise FileNotFoundError(f"{argument} matches nothing")
@@ -70,6 +71,12 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     if not found:
         raise FileNotFoundError(f"{', '.join(arguments) or 'the command'} names no scene")
     return list(found)
+
+
+def _is_pattern(argument: str) -> bool:
+    if "://" in argument or not any(mark in argument for mark in "*?["):
+        return False
+    return not Path(argument).exists()  # a file may be called scene[1].tif
 
 
 def _read_list(path: Path) -> Iterator[str]:
@@ -83,9 +90,9 @@ def _read_list(path: Path) -> Iterator[str]:
     return (line for line in lines if line and not line.startswith("#"))
 
 
-def name_outputs(scenes: Sequence[str], folder: Path, suffix: str = ".tif") -> list[Path]:
-    """A file in `folder` for each scene, of its name; a ValueError if two have the same."""
-    outputs = [folder / f"{Path(scene.rstrip('/')).stem}{suffix}" for scene in scenes]
+def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
+    """A .tif in `folder` for each scene, of its name; a ValueError if two have the same."""
+    outputs = [folder / f"{Path(scene.rstrip('/')).stem}.tif" for scene in scenes]
     twice = [path for path, count in Counter(outputs).items() if count > 1]
     if twice:
         same = [scene for scene, path in zip(scenes, outputs, strict=True) if path == twice[0]]
@@ -132,18 +139,22 @@ def segment_many(
             if known["outcome"]:
                 return Outcome(**known["outcome"] | {"status": "kept"})
             output.unlink()  # ours, but a run was killed before it could say so
-        if not output.exists():
+        is_new = not output.exists()
+        if is_new:
             write_json(note, {"made_from": made_from, "outcome": None})
         outcome = _segment_one(scene, output, segment)
         if outcome.status == "done":
             write_json(note, {"made_from": made_from, "outcome": asdict(outcome)})
+        elif is_new:
+            note.unlink()  # or what somebody else puts there would be taken for ours
         return outcome
 
     done: list[Outcome] = []
+    order = {scene: number for number, scene in enumerate(scenes)}
     outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
     for outcome in outcomes:
         done.append(outcome)
-        done.sort(key=lambda outcome: scenes.index(outcome.scene))
+        done.sort(key=lambda outcome: order[outcome.scene])
         _write_summary(folder / "summary.csv", done)
         yield outcome
 
@@ -178,9 +189,7 @@ def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudC
 
 def _fingerprint(scene: str, options: dict[str, Any]) -> str:
     """Of what an output depends on; a local file by its size and time of change."""
-    path = Path(scene)
-    state = [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
-    text = json.dumps([scene, state, options], sort_keys=True, default=str)
+    text = json.dumps([scene, version_of(scene), options], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

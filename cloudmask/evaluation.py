@@ -16,6 +16,7 @@ import xarray as xr
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
+from cloudmask.grid import grid_of
 from cloudmask.labelled import Reading, check_values, open_pair, to_classes
 from cloudmask.manifest import Example
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
@@ -94,7 +95,13 @@ class Evaluation:
         }
 
 
-def evaluate(mask: xr.DataArray, label: xr.DataArray, *, threshold: float = 0.5) -> Scores:
+def evaluate(
+    mask: xr.DataArray,
+    label: xr.DataArray,
+    *,
+    threshold: float = 0.5,
+    cloud: tuple[int, ...] = (CLOUD,),
+) -> Scores:
     """Compare a mask or a probability with a label of the same shape; computes both by chunk.
 
     Parameters
@@ -105,6 +112,8 @@ def evaluate(mask: xr.DataArray, label: xr.DataArray, *, threshold: float = 0.5)
         uint8: 0 clear, 1 cloud, 255 not counted.
     threshold : float
         Probability from which a pixel is cloud.
+    cloud : tuple of int
+        Values of the label that mean cloud.
 
     Returns
     -------
@@ -114,9 +123,12 @@ def evaluate(mask: xr.DataArray, label: xr.DataArray, *, threshold: float = 0.5)
     Raises
     ------
     ValueError
-        The shapes differ, or the label is no label.
+        Shapes or places differ, or the label is no label.
     """
-    return score([_tally_pair(mask, label, Reading(), "the label")], threshold)
+    grids = grid_of(mask), grid_of(label)
+    if None not in (grids[0].crs, grids[1].crs) and not grids[0].same_bounds(grids[1]):
+        raise ValueError("the mask lies elsewhere than the label: bring them to one grid")
+    return score([_tally_pair(mask, label, Reading(cloud=cloud), "the label")], threshold)
 
 
 def evaluate_model(
@@ -127,7 +139,7 @@ def evaluate_model(
     threshold: float | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run a model over labelled images and count; memory is that of a few chunks.
+    """Run a model over labelled images, at their own pixels, and count.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
+_WEB_MERCATOR = 3857
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Grid:
             metres_y, metres_x = _metres_per_degree(latitude)
         else:
             _, metres_y = self.crs.linear_units_factor
+            if self.crs.to_epsg() == _WEB_MERCATOR:  # Snyder 1987, eq. 7-2: metres at the equator
+                _, northing = t @ (self.width / 2, self.height / 2)
+                metres_y /= math.cosh(northing / _SEMI_MAJOR)
             metres_x = metres_y
         return (
             math.hypot(t.b * metres_x, t.e * metres_y),
@@ -84,11 +88,13 @@ class Grid:
 def grid_of(array: xr.DataArray) -> Grid:
     """The grid of a DataArray with dims y and x, as rioxarray reads it."""
     transform = array.rio.transform()
-    if "x" in array.coords and array.sizes["x"] > 1:
-        step = float(array["x"][1] - array["x"][0])
-        if not math.isclose(step, transform.a, rel_tol=1e-6):
-            # Every second pixel, say: the coordinates know, the stored transform does not.
-            transform = array.rio.transform(recalc=True)
+    for dim, known in (("x", transform.a), ("y", transform.e)):
+        if dim in array.coords and array.sizes[dim] > 1:
+            step = float(array[dim][1] - array[dim][0])
+            if not math.isclose(step, known, rel_tol=1e-6):
+                # Every second pixel, say: the coordinates know, the stored transform does not.
+                transform = array.rio.transform(recalc=True)
+                break
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
 
 

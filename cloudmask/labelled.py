@@ -15,6 +15,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.manifest import Example
+from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_label, open_scene
 
 CHUNK = 1024
@@ -30,7 +31,12 @@ class Reading:
     stretch: float | None = None
     """Or: percentile to clip."""
     cloud: tuple[int, ...] = (CLOUD,)
-    """Values of a label that mean cloud; all others but 255 mean clear."""
+    """Values of a label that mean cloud; all others mean clear, but for 255: not scored."""
+
+    def __post_init__(self) -> None:
+        outside = [value for value in self.cloud if not 0 <= value <= NODATA]
+        if outside:
+            raise ValueError(f"cloud is {outside[0]}: values of a label are 0 to {NODATA}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,6 @@ class Chunk:
     """Pixels labelled cloud."""
 
 
-@lru_cache(maxsize=4096)
 def open_pair(
     example: Example, reading: Reading, chunk: int = CHUNK
 ) -> tuple[xr.DataArray, xr.DataArray]:
@@ -66,6 +71,17 @@ def open_pair(
     ValueError
         They differ in shape or grid, or the radiometry is not given.
     """
+    versions = version_of(example.image), version_of(example.label)
+    return _open_pair(example, reading, chunk, versions)
+
+
+@lru_cache(maxsize=4096)
+def _open_pair(
+    example: Example,
+    reading: Reading,
+    chunk: int,
+    versions: tuple[str, str],  # noqa: ARG001  # what was overwritten is not taken from the cache
+) -> tuple[xr.DataArray, xr.DataArray]:
     foreign = describe(example.image)["dtype"] != "uint8"
     scale = example.scale or (reading.scale if foreign else None)
     if foreign and reading.stretch is not None:
@@ -104,7 +120,8 @@ def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) 
         ]
         for (rows, columns), count in zip(windows, counts, strict=True):
             cloud = int(sum(count[value] for value in reading.cloud))
-            clear = int(count[:NODATA].sum()) - cloud
+            clear = int(count.sum()) - cloud
+            clear -= 0 if NODATA in reading.cloud else int(count[NODATA])
             if cloud + clear:
                 found.append(Chunk(example, rows, columns, clear, cloud))
     return found
@@ -114,9 +131,11 @@ def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
     """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
     scene, label = open_pair(chunk.example, reading, length)
     window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
-    with dask.config.set(scheduler="synchronous"):
-        pixels = np.moveaxis(scene.isel(window).to_numpy(), 0, -1)
-        values = label.isel(window).to_numpy()
+    # Not by dask's configuration, which is one for all threads: others are reading, too.
+    pixels, values = dask.compute(
+        scene.isel(window).data, label.isel(window).data, scheduler="synchronous"
+    )
+    pixels = np.moveaxis(pixels, 0, -1)
     valid = np.asarray(np.isfinite(pixels).all(axis=-1))
     filled = fill_nodata(pixels.astype("float32"), valid) / np.float32(255)
     classes = np.where(valid, to_classes(values, reading), np.uint8(NODATA))
@@ -125,8 +144,8 @@ def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
 
 def to_classes(values: Block, reading: Reading) -> Block:
     """Values of a label as 0, 1 and 255."""
-    classes = np.where(np.isin(values, reading.cloud), CLOUD, CLEAR)
-    return np.where(values == NODATA, NODATA, classes).astype("uint8")
+    classes = np.where(values == NODATA, NODATA, CLEAR)
+    return np.where(np.isin(values, reading.cloud), CLOUD, classes).astype("uint8")
 
 
 def largest_side(found: Sequence[Chunk]) -> int:

@@ -56,7 +56,7 @@ def draw_precision_recall(
         precision = found / np.maximum(found + false, 1)
         recall = found / total.cloud.sum()
         (line,) = axes.plot(recall, precision, label=name)
-        at = round(threshold * BINS)
+        at = bin_of(threshold)
         axes.plot(recall[at], precision[at], "o", color=line.get_color())
     axes.legend(loc="lower left", title=f"dot: threshold {threshold:g}")
     figure.savefig(path, dpi=110, format="png")

@@ -19,7 +19,7 @@ class Recipe:
     epochs: int = 30
     """Of both phases together."""
     steps: int | None = None
-    """Batches of an epoch, rounded up to whole rounds; None: as many as cover the images once."""
+    """Batches of an epoch, rounded to whole rounds; None: as many as cover the images once."""
     learning_rate: float = 1e-4
     """Highest; each phase warms up to it and decays by a cosine."""
     freeze_epochs: int | None = None

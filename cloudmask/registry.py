@@ -100,7 +100,7 @@ def load_model(
         Nothing: the registry's default. A name that `list_models` lists. The folder of a run of
         `train`. A Keras 3 ``.weights.h5`` file, or a Keras 2 ``.hdf5`` or ``.h5`` file of the
         older scripts.
-    architecture : {"unet_vgg16", "cloudx_net"}, optional
+    architecture : {"unet_vgg16", "cloudx_net", "lite"}, optional
         What a file holds; by default it is told from the number of its weights.
     precision : {"float32", "bfloat16", "float16"}, optional
         By default the fastest of the machine that runs it.
@@ -147,8 +147,8 @@ def load_model(
         name, entry = next(known, (path.name, None))
     elif sha256 != entry["sha256"]:
         raise ValueError(
-            f"{path} has sha256 {sha256[:12]}…, the registry says {entry['sha256'][:12]}…: "
-            "the file is damaged, install cloudmask again"
+            f"{path} has sha256 {sha256[:12]}…, its card says {entry['sha256'][:12]}…: "
+            "the file is damaged, take another copy"
         )
     found = identify(path)
     wanted = architecture or (entry["architecture"] if entry else found)

@@ -187,11 +187,6 @@ def scene_dtype(reader: Reader, *, is_rescaled: bool) -> np.dtype[Any]:
     return np.dtype("float32" if has_nan else "uint8")
 
 
-def scene_grid(path: str | Path, bands: Sequence[int] = (1, 2, 3)) -> Grid:
-    """The grid of a scene, from its header."""
-    return open_reader(str(path), tuple(bands), None).grid
-
-
 def describe(
     path: str | Path, bands: Sequence[int] = (1, 2, 3), nodata: float | None = None
 ) -> dict[str, Any]:

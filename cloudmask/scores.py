@@ -86,6 +86,11 @@ def tally(probability: Block, label: Block) -> Tally:
     )
 
 
+def bin_of(threshold: float) -> int:
+    """The first bin that is cloud; that of the surest pixels at 1."""
+    return min(round(threshold * BINS), BINS - 1)
+
+
 def score(tallies: Sequence[Tally], threshold: float) -> Scores:
     """Score images together, pixels pooled, at a threshold (to the nearest half percent)."""
     return _scores(_counts(tallies, threshold).sum(axis=0))
@@ -135,7 +140,7 @@ def best_threshold(tallies: Sequence[Tally], beta: float = 1.0) -> float:
 
 def _counts(tallies: Sequence[Tally], threshold: float) -> NDArray[np.float64]:
     """A row for each: found, false, missed, right clear, squared error, false and all on clear."""
-    first = round(threshold * BINS)
+    first = bin_of(threshold)
     rows = []
     for one in tallies:
         found, false = one.cloud[first:].sum(), one.clear[first:].sum()

@@ -8,14 +8,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import reduce
 from importlib.metadata import version
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cloudmask import network as networks
-from cloudmask.constants import CLEAR, CLOUD
 from cloudmask.dataset import ROUND, training_batches, validation_patches
 from cloudmask.labelled import Chunk, index, largest_side
 from cloudmask.losses import beta_of, make_loss
@@ -23,6 +24,7 @@ from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CloudModel, load_model
+from cloudmask.scores import Tally, best_threshold, tally
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
 
@@ -58,7 +60,7 @@ def train(
     resume : bool
         Go on after the last finished epoch of a run that was stopped.
     overwrite : bool
-        Replace a run of this name.
+        Replace a run of this name. A finished one lies in .NAME.replaced until this one is.
     batches : callable, optional
         Instead of patches of the manifest: from the number of rounds (`dataset.ROUND` batches) that
         are done to an endless tf.data.Dataset such as `dataset.training_batches` makes.
@@ -83,12 +85,19 @@ def train(
     folder = Path(runs) / name
     config = _config(manifest, recipe)
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
+    if recipe.weights and Path(recipe.weights).resolve() == folder.resolve():
+        raise ValueError(f"{folder} is to start from its own weights: choose another name")
     examples = read_examples(manifest)
     found = {split: _index(examples, split, recipe) for split in ("train", "val")}
     network = _start(recipe)
 
+    replaced = folder.with_name(f".{name}.replaced")
     if folder.exists() and not resume:
-        shutil.rmtree(folder)
+        if (folder / "card.json").exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        else:
+            shutil.rmtree(folder)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     validation = validation_patches(
@@ -99,6 +108,7 @@ def train(
     finally:
         _draw(folder)
     _export(network, recipe, validation, examples, folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     return load_model(folder)
 
 
@@ -218,6 +228,12 @@ def _fit(
         raise MemoryError(
             f"a batch of {recipe.sampling.batch_size} does not fit in memory: lower the batch size"
         ) from error
+    except tf.errors.OpError as error:
+        # What is raised while a chunk is read comes back as text, in the middle of a traceback.
+        found_line = re.search(r"^(?:\w*Error): (.+)$", error.message, re.MULTILINE)
+        if found_line is None:
+            raise
+        raise OSError(found_line[1]) from error
 
 
 def _draw(folder: Path) -> None:
@@ -256,7 +272,7 @@ def _export(
             "architecture": recipe.architecture,
             "file": weights.name,
             "sha256": file_sha256(weights),
-            "threshold": _best_threshold(network, validation, beta_of(recipe.loss)),
+            "threshold": best_threshold([_tally(network, *validation)], beta_of(recipe.loss)),
             "gsd": float(np.median(gsds)) if gsds else None,
             "gsd_range": [min(gsds), max(gsds)] if gsds else None,
             "trained": f"{recipe.epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
@@ -265,20 +281,16 @@ def _export(
     )
 
 
-def _best_threshold(network: Any, validation: tuple[Any, Any], beta: float) -> float:
-    """Of 0.05 … 0.95, the one with the best F-beta on the validation patches."""
-    pixels, label = validation
-    probability = np.concatenate(
-        [
-            network(pixels[i : i + _VALIDATION_BATCH].astype("float32"), training=False).numpy()
-            for i in range(0, len(pixels), _VALIDATION_BATCH)
-        ]
+def _tally(network: Any, pixels: Any, label: Any) -> Tally:
+    """Count the validation patches."""
+    batches = range(0, len(pixels), _VALIDATION_BATCH)
+    return reduce(
+        add,
+        (
+            tally(
+                network(pixels[i : i + _VALIDATION_BATCH].astype("float32"), training=False),
+                label[i : i + _VALIDATION_BATCH],
+            )
+            for i in batches
+        ),
     )
-    cloud, clear = label == CLOUD, label == CLEAR
-
-    def f_beta(threshold: float) -> float:
-        says = probability >= threshold
-        found, missed, false = (says & cloud).sum(), (~says & cloud).sum(), (says & clear).sum()
-        return float((1 + beta**2) * found / ((1 + beta**2) * found + beta**2 * missed + false))
-
-    return max((step / 20 for step in range(1, 20)), key=f_beta)

@@ -92,6 +92,22 @@ def test_a_killed_batch_is_resumed(scenes, tmp_path):
     assert rows["c.tif"]["status"] in ("done", "kept")
 
 
+def test_a_mask_that_was_put_where_a_scene_failed_is_kept(scenes, tmp_path):
+    out = tmp_path / "out"
+    run("b.tif", "--out-dir", out, cwd=scenes, check=1)
+    (out / "b.tif").write_text("made by somebody else")
+    run("b.tif", "--out-dir", out, "--resume", cwd=scenes, check=1)
+    assert (out / "b.tif").read_text() == "made by somebody else"
+
+
+def test_what_was_made_with_overwrite_is_kept_by_resume(scenes, tmp_path):
+    run("a.tif", "--out-dir", tmp_path, "--overwrite", cwd=scenes)
+    run("a.tif", "--out-dir", tmp_path, "--resume", cwd=scenes)
+    assert summary(tmp_path)["a.tif"]["status"] == "kept"
+    run("a.tif", "--out-dir", tmp_path, "--resume", "--precision", "float32", cwd=scenes, check=1)
+    assert "exists" in summary(tmp_path)["a.tif"]["error"]
+
+
 def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
     (tmp_path / "a.tif").touch()
     (tmp_path / "b.tif").touch()
@@ -102,6 +118,8 @@ def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
     assert found == [f"{tmp_path}/a.tif", "https://x.org/c.tif", f"{tmp_path}/b.tif"]
     with pytest.raises(FileNotFoundError, match=r"\*\.jp2 matches nothing"):
         find_scenes([str(tmp_path / "*.jp2")])
+    (tmp_path / "a[1].tif").touch()
+    assert find_scenes([str(tmp_path / "a[1].tif")]) == [f"{tmp_path}/a[1].tif"]
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.tif\r\n\r\nb.tif\r\n")
     assert find_scenes([str(tmp_path / "list.txt")]) == ["a.tif", "b.tif"]
     (tmp_path / "list.txt").write_text("# nothing\n")

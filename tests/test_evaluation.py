@@ -1,16 +1,20 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from affine import Affine
 from conftest import FakeModel
 from PIL import Image
+from rasterio.crs import CRS
 
 from cloudmask import evaluate, evaluate_model, predict, read_examples
 from cloudmask.evaluation import write_evaluation
+from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
 from cloudmask.scene import open_scene
 
@@ -139,7 +143,8 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
             assert np.ptp(np.asarray(picture)) > 100
     with pytest.raises(FileExistsError, match="overwrite"):
         write_evaluation(evaluation, out, model=model)
-    write_evaluation(evaluation, out, model=model, overwrite=True)
+    sure = evaluate_model(model, read_examples(labelled), threshold=1.0)
+    write_evaluation(sure, out, model=model, overwrite=True)
     (out / "scores.json").unlink()
     with pytest.raises(FileExistsError, match="no evaluation"):
         write_evaluation(evaluation, out, model=model, overwrite=True)
@@ -155,6 +160,31 @@ def test_foreign_labels_are_read_by_value(labelled):
         evaluate_model(FakeModel(), [example])
     scores = evaluate_model(FakeModel(), [example], Reading(cloud=(3,))).facts()["overall"]
     assert 0 < scores["f1"] < 1
+
+
+def test_255_may_mean_cloud(labelled):
+    example = read_examples(labelled)[0]
+    label = np.asarray(Image.open(example.label))
+    before = evaluate_model(FakeModel(), [example]).facts()["overall"]
+    assert before["pixels"] == (label != 255).sum()
+    Image.fromarray(np.where(label == 1, 255, 0).astype("uint8")).save(example.label)
+    scores = evaluate_model(FakeModel(), [example], Reading(cloud=(255,))).facts()["overall"]
+    assert scores["pixels"] == label.size  # of the label that is there now
+    assert scores["f1"] > 0
+    with pytest.raises(ValueError, match="cloud is 256: values of a label are 0 to 255"):
+        Reading(cloud=(1, 256))
+
+
+def test_a_mask_elsewhere_is_refused():
+    one = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), CRS.from_epsg(32633))
+    other = replace(one, transform=one.transform @ Affine.translation(1, 0))
+    with pytest.raises(ValueError, match="the mask lies elsewhere than the label"):
+        evaluate(one.attach(plane([[0, 1, 0, 1]])), other.attach(plane([[0, 1, 0, 1]])))
+
+
+def test_values_of_a_mask_s_label_may_mean_cloud():
+    scores = evaluate(plane([[0, 1, 0, 1]]), plane([[7, 2, 7, 3]]), cloud=(2, 3))
+    assert scores.f1 == 1
 
 
 def test_uint16_needs_its_scale_before_any_pixel_is_read(make_scene, rng):

@@ -53,6 +53,12 @@ def test_gsd_of_a_geographic_scene_turned_by_a_right_angle():
     assert turned.gsd == pytest.approx(north_up.gsd[::-1], rel=1e-4)
 
 
+def test_gsd_in_web_mercator_is_that_of_the_ground():
+    northing = 8_399_737.889818  # 60 degrees: there the map is twice as large
+    grid = Grid(2, 2, Affine(10, 0, 0, 0, -10, northing + 10), CRS.from_epsg(3857))
+    assert grid.gsd == pytest.approx((5.0, 5.0), rel=1e-6)
+
+
 def test_without_a_crs_pixels_are_the_unit():
     assert Grid(10, 20, Affine.scale(30), None).gsd == (1, 1)
 
@@ -105,6 +111,15 @@ def test_attached_coordinates_are_pixel_centres_and_the_grid_comes_back():
     assert array.rio.crs == UTM
     assert array.rio.bounds() == bounds(grid)
     assert grid_of(array) == grid
+
+
+@pytest.mark.parametrize("step", [slice(None, None, 2), slice(None, None, -1)])
+def test_rows_that_were_thinned_out_or_turned_lie_where_they_did(step):
+    grid = Grid(8, 6, Affine(10, 0, 500_000, 0, -10, 4_000_000), CRS.from_epsg(32633))
+    array = grid.attach(xr.DataArray(np.zeros((8, 6)), dims=("y", "x"))).isel(y=step)
+    found = grid_of(array)
+    centres = [(found.transform @ (0, row + 0.5))[1] for row in range(found.height)]
+    np.testing.assert_allclose(centres, array["y"])
 
 
 def test_a_rotated_grid_comes_back_without_coordinates_per_axis():

@@ -326,7 +326,7 @@ def test_the_default_and_a_name_come_from_the_registry(weights_folder):
 def test_a_wrong_sha256_in_the_registry_is_refused(weights_folder):
     weights_folder({"sha256": "ab" * 32})
     load_model("first")
-    with pytest.raises(ValueError, match=r"has sha256 .*the registry says abab") as error:
+    with pytest.raises(ValueError, match=r"has sha256 .*its card says abab") as error:
         load_model("second")
     assert one_line(error)
 

@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import rasterio
+import s3fs
 import xarray as xr
 from botocore.exceptions import EndpointConnectionError
 
@@ -99,6 +100,8 @@ def test_from_scenes_in_a_bucket_to_masks_in_it(bucket, tmp_path):
         rasterio.open(tmp_path / "mask.tif") as local,
     ):
         np.testing.assert_array_equal(fetched.read(1), local.read(1))
+    done = run("segment", scene, "black.tif", "--nodata", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("write", [write_cog, write_png])
@@ -151,6 +154,33 @@ def test_a_store_in_a_bucket_is_resumed(bucket, mask):
     np.testing.assert_array_equal(
         xr.open_zarr(out, consolidated=False, mask_and_scale=False)["mask"], mask
     )
+
+
+def test_a_store_whose_publishing_was_interrupted_is_published_again(bucket, mask, monkeypatch):
+    out, copy = f"s3://{BUCKET}/published.zarr", s3fs.S3FileSystem.copy
+
+    def fail(self, source, target, **options):
+        if isinstance(source, list):
+            copy(self, source[:3], target[:3], **options)
+            raise KeyboardInterrupt
+        copy(self, source, target, **options)
+
+    write_zarr(1 - mask, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "copy", fail)
+        with pytest.raises(KeyboardInterrupt, match=r"is complete, .*--resume goes on"):
+            write_zarr(mask, out, overwrite=True)
+    assert "published.zarr/zarr.json" not in names(bucket)
+    made = mask.copy(data=mask.data.map_blocks(_never, dtype="uint8", meta=np.empty((0, 0), "u1")))
+    write_zarr(made, out, resume=True)
+    np.testing.assert_array_equal(
+        xr.open_zarr(out, consolidated=False, mask_and_scale=False)["mask"], mask
+    )
+    assert not any("partial" in name for name in names(bucket))
+
+
+def _never(block):
+    raise AssertionError("it was made before")
 
 
 @pytest.mark.parametrize(("write", "name"), [(write_cog, "m.tif"), (write_zarr, "m.zarr")])

@@ -24,7 +24,8 @@ from cloudmask import open_label, open_scene, open_valid
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
-from cloudmask.scene import describe, model_grid, scene_grid
+from cloudmask.readers import open_reader
+from cloudmask.scene import describe, model_grid
 
 UTM = CRS.from_epsg(32633)
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -433,7 +434,7 @@ def test_gsd_in_a_geographic_crs_takes_each_axis_by_itself(make_scene, rng):
     pixels = noise(rng, (3, 200, 200))
     path = make_scene(pixels, crs="EPSG:4326", transform=from_origin(10, 60.1, step, step))
     scene = open_scene(path, gsd=1000)
-    own_y, own_x = scene_grid(path).gsd
+    own_y, own_x = open_reader(str(path), (1, 2, 3), None).grid.gsd
     assert (own_y, own_x) == pytest.approx((111.41, 55.80), rel=1e-3)
     assert scene.shape == (3, math.ceil(200 * own_y / 1000), math.ceil(200 * own_x / 1000))
     assert scene.rio.bounds() == pytest.approx((10, 59.9, 10.2, 60.1))
@@ -496,7 +497,7 @@ def test_a_rotated_scene_keeps_its_transform(make_scene, rng):
 
 def test_a_grid_may_be_given(make_scene, rng):
     path = make_scene(noise(rng, (3, 30, 40)))
-    grid = model_grid(scene_grid(path), None, 3)
+    grid = model_grid(open_reader(str(path), (1, 2, 3), None).grid, None, 3)
     assert grid_of(open_scene(path, grid=grid)) == grid
 
 
@@ -917,7 +918,7 @@ def test_describe_names_a_mask(make_scene, rng):
 def test_a_grid_and_a_gsd_are_not_both_taken(make_scene, rng):
     path = make_scene(noise(rng, (3, 8, 8)))
     with pytest.raises(ValueError, match="choose one"):
-        open_scene(path, grid=scene_grid(path), gsd=20)
+        open_scene(path, grid=open_reader(str(path), (1, 2, 3), None).grid, gsd=20)
 
 
 def test_a_computed_scene_can_be_pickled(make_scene, rng):

@@ -66,6 +66,10 @@ def test_a_mask_is_a_probability_of_nought_or_one():
     assert (scores.precision, scores.recall, scores.accuracy) == (0.5, 0.5, 0.5)
 
 
+def test_at_a_threshold_of_one_what_is_certain_is_cloud():
+    assert score([tally(np.array([1, 0], "uint8"), np.array([1, 0], "uint8"))], 1.0).f1 == 1
+
+
 def test_the_best_threshold_follows_what_a_miss_costs(rng):
     one = tally(*example(rng, 20_000))
     scores = sweep([one])

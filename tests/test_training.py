@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -386,6 +387,32 @@ def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles
     with pytest.raises(FileExistsError, match="is no run"):
         train(tiles, "mine", TINY, runs=runs, overwrite=True)
     assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
+
+
+def test_a_replaced_run_is_there_until_the_new_one_is_finished(tiny_run, tiles, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    with pytest.raises(ValueError, match="is to start from its own weights: choose another name"):
+        recipe = replace(TINY, weights=str(tmp_path / "tiny"))
+        train(tiles, "tiny", recipe, runs=tmp_path, overwrite=True)
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiles, "tiny", TINY, runs=tmp_path, overwrite=True, batches=stopped)
+    assert load_model(tmp_path / ".tiny.replaced").sha256 == load_model(tiny_run).sha256
+    train(tiles, "tiny", replace(TINY, epochs=1), runs=tmp_path, overwrite=True)
+    assert load_model(tmp_path / "tiny").sha256 != load_model(tiny_run).sha256
+    assert [folder.name for folder in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_damaged_image_is_named_in_one_line(tmp_path):
+    manifest = write_tiles(tmp_path / "data", "tv", side=256)
+    image = tmp_path / "data" / "0.png"
+    image.write_bytes(image.read_bytes()[:20_000])
+    with pytest.raises(OSError, match=r"0\.png cannot be read at rows .*damaged") as error:
+        train(manifest, "abc", TINY, runs=tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

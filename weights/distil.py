@@ -1,4 +1,4 @@
-"""Teach `lite` what a U-Net says of patches, beside their labels.
+"""Teach a network what a U-Net says of patches, beside their labels.
 
     python weights/distil.py MANIFEST NAME --teacher unet-f2 --weights lite --patches 6000
 
@@ -25,6 +25,7 @@ from cloudmask.constants import NODATA
 from cloudmask.dataset import ROUND, Sampling, training_batches
 from cloudmask.labelled import Reading, index
 from cloudmask.manifest import read_examples, select_split
+from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
 from cloudmask.pasting import turn
 from cloudmask.recipe import Recipe
@@ -90,7 +91,8 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("name")
     parser.add_argument("--teacher", default="unet-f2")
-    parser.add_argument("--weights", default="lite", help="what the student starts from")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="lite")
+    parser.add_argument("--weights", help="what the student starts from; else random weights")
     parser.add_argument("--patches", type=int, default=6000)
     parser.add_argument("--pool", type=Path, default=Path("pool"))
     parser.add_argument("--epochs", type=int, default=40)
@@ -104,7 +106,7 @@ def main() -> None:
     log_to_stderr(quiet=False)
     start_tensorflow()
     recipe = Recipe(
-        architecture="lite", loss="bce+dice", epochs=args.epochs, steps=args.steps,
+        architecture=args.architecture, loss="bce+dice", epochs=args.epochs, steps=args.steps,
         learning_rate=args.learning_rate, weights=args.weights, validation_patches=192,
         sampling=Sampling(batch_size=args.batch_size, seed=args.seed, mix=args.mix),
         reading=Reading(scale=65535),
@@ -117,7 +119,7 @@ def main() -> None:
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / "card.json"
     facts = json.loads(card.read_text())
-    facts["trained"] += f", from {args.weights}, teacher {args.teacher}"
+    facts["trained"] += f", from {args.weights or 'random weights'}, teacher {args.teacher}"
     card.write_text(json.dumps(facts, indent=2) + "\n")
 
 

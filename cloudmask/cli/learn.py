@@ -33,19 +33,28 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL."""
+    from cloudmask.constants import is_zarr
     from cloudmask.evaluation import check_folder, evaluate_model, write_evaluation
+    from cloudmask.evaluation import evaluate as evaluate_mask
     from cloudmask.labelled import Reading
     from cloudmask.manifest import read_examples, select_split
     from cloudmask.mask import check_threshold
     from cloudmask.progress import Bars
     from cloudmask.registry import load_model
+    from cloudmask.scene import open_label
 
     as_json, overwrite, quiet = (options.pop(key) for key in ("as_json", "overwrite", "quiet"))
     log_to_stderr(quiet=quiet)
     if threshold is not None:
         check_threshold(threshold)
-    if what.lower().endswith((".tif", ".tiff", ".png", ".zarr")):
-        _evaluate_mask(what, against, 0.5 if threshold is None else threshold, as_json=as_json)
+    if is_zarr(what) or what.lower().endswith((".tif", ".tiff", ".png")):
+        if out is not None:
+            raise ValueError("--out is for a MODEL on a MANIFEST: a MASK has one line of scores")
+        cut = 0.5 if threshold is None else threshold
+        scores = evaluate_mask(
+            open_label(what), open_label(against), threshold=cut, cloud=options["cloud"]
+        )
+        _print_scores(scores, as_json=as_json, quiet=quiet)
         return
     model = load_model(what, precision=precision)
     reading = Reading(**options)
@@ -75,16 +84,12 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4f}"
 
 
-def _evaluate_mask(mask: str, label: str, threshold: float, *, as_json: bool) -> None:
+def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
     from dataclasses import asdict
 
-    from cloudmask.evaluation import evaluate
-    from cloudmask.scene import open_label
-
-    scores = evaluate(open_label(mask), open_label(label), threshold=threshold)
     if as_json:
         print_json(asdict(scores))
-    else:
+    elif not quiet:
         print(
             f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
             f"F2 {scores.f2:.3f}, IoU {scores.iou:.3f}"
@@ -145,7 +150,8 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     from cloudmask.recipe import Recipe
     from cloudmask.training import train as run
 
-    log_to_stderr(quiet=options.pop("quiet"))
+    quiet = options.pop("quiet")
+    log_to_stderr(quiet=quiet)
     augment, scratch = options.pop("augment"), options.pop("scratch")
     encoder = options.pop("encoder_weights")
     if scratch and (encoder or options["weights"]):
@@ -170,8 +176,11 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     try:
         model = run(manifest, name, recipe, **where)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("interrupted: the same command with --resume goes on") from error
-    print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
+        raise KeyboardInterrupt(
+            "interrupted: the same command with --resume (in place of --overwrite) goes on"
+        ) from error
+    if not quiet:
+        print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
 
 
 def _words(text: str, known: tuple[str, ...]) -> tuple[str, ...]:

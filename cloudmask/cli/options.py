@@ -123,7 +123,7 @@ def reading_options(command: Any) -> Any:
             click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
             click.option(
                 "--cloud", type=Numbers(), default=(1,),
-                help="Values of a label that mean cloud; all others but 255 are clear.",
+                help="Values of a label that mean cloud; all others are clear, but for 255.",
             ),
         ]
     ):  # fmt: skip

@@ -208,7 +208,11 @@ def _segment_many(
             with bars.scene(scene):
                 return job.run()
 
-        made_from = model.provenance | {"threshold": model.threshold} | options
+        asked = {"precision": model.precision} | options
+        asked.pop("overwrite")  # says nothing of what comes out
+        if asked["threshold"] is None:
+            asked["threshold"] = model.threshold
+        made_from = model.provenance | asked
         outcomes = []
         for outcome in segment_many(scenes, outputs, one, made_from, resume=resume, pool=pool):
             outcomes.append(outcome)

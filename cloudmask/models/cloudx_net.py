@@ -77,10 +77,10 @@ def _skip(encoder: list[keras.KerasTensor], level: int):
     """The encoder's output at `level` plus every shallower one, pooled and repeated to fit."""
     total = encoder[level]
     for shallower in range(level):
-        x = encoder[shallower]
+        x = layers.MaxPooling2D(2 ** (level - shallower))(encoder[shallower])
         for _ in range(level - shallower):
             x = layers.Concatenate()([x, x])
-        total = total + layers.MaxPooling2D(2 ** (level - shallower))(x)
+        total = total + x
     return layers.ReLU()(total)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
+from rasterio._path import _parse_path  # rasterio.path, without its warning
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
@@ -112,7 +114,13 @@ class RasterReader:
         how = {"window": window, "out_shape": shape, "resampling": resampling}
         with rasterio.Env(**_GDAL_OPTIONS), stage("read"):
             try:
-                return self._values(_handle(self.name, self.version), how)
+                dataset = _handle(self.name, self.version)
+            except rasterio.errors.RasterioIOError as error:
+                raise OSError(
+                    f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
+                ) from error
+            try:
+                return self._values(dataset, how)
             except rasterio.errors.RasterioIOError as error:
                 cause = first_line(error.__cause__ or error)
                 raise OSError(
@@ -194,12 +202,8 @@ def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool
     What the dataset itself masks becomes nodata as well.
     """
     types = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
-    path = dataset.name
-    local = Path(path)
-    if local.exists():
-        path = str(local.resolve())
-    elif path.startswith(("http://", "https://")):
-        path = f"/vsicurl/{path}"
+    local = Path(dataset.name)
+    path = str(local.resolve()) if local.exists() else _parse_path(dataset.name).as_vsi()
     # Only a simple source lends its overviews, only a complex one its mask.
     source = "ComplexSource" if is_masked else "SimpleSource"
     mask = "<UseMaskBand>true</UseMaskBand>" if is_masked else ""

@@ -153,6 +153,14 @@ def writing(path: Path) -> Iterator[None]:
 
 def move(made: Path, final: Path) -> None:
     """Replace `final` by `made`, in one step for a file."""
-    if made.is_dir() and final.exists():  # a folder replaces no other folder in one step
-        final.rename(made.with_name(f"{final.name}.old"))
-    made.replace(final)
+    if not (made.is_dir() and final.exists()):
+        made.replace(final)
+        return
+    # A folder replaces no other folder in one step.
+    old = made.with_name(f"{final.name}.old")
+    final.rename(old)
+    try:
+        made.replace(final)
+    except BaseException:
+        old.rename(final)
+        raise

@@ -26,6 +26,12 @@ class Partial:
     level: str = ""
     """Group of an overview, such as "4"; empty for the full resolution."""
 
+    @classmethod
+    def of(cls, path: Path) -> "Partial":
+        """That of the store `path`, whether it is there or not."""
+        beside = path if is_remote(path) else path.absolute()
+        return cls(str(beside.with_name(f".{path.name}.partial")), path.name)
+
     @property
     def store(self) -> str:
         """Path or URL of the store."""
@@ -77,10 +83,10 @@ class Partial:
 def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[Partial]:
     """The unfinished store of `path`; it becomes `path` on success.
 
-    On failure it is kept for another run if `resume` is set, else removed.
+    On failure it is kept for another run if `resume` is set, else removed. A complete one that
+    could not take its place is kept in any case.
     """
-    beside = path if is_remote(path) else path.absolute()
-    partial = Partial(str(beside.with_name(f".{path.name}.partial")), path.name)
+    partial = Partial.of(path)
     folder = locate(partial.folder)
     if resume and partial.has_begun:
         check_same(locate(partial.store), folder, made_from)
@@ -90,7 +96,6 @@ def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Ite
         folder.mkdir(exist_ok=True)
     try:
         yield partial
-        _publish(partial, path)
     except BaseException as error:
         if not resume:
             # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
@@ -99,7 +104,21 @@ def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Ite
                 time.sleep(0.04)
         full_disk(path, error)
         raise
+    try:
+        _publish(partial, path)
+    except (Exception, KeyboardInterrupt) as error:
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
+        cause = str(error) or "interrupted"
+        raise kind(
+            f"{path} is complete, but could not be moved from {folder} ({cause}): the same command "
+            "with --resume goes on"
+        ) from error
     _remove(folder)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a complete store is there: its zarr.json comes last."""
+    return (path / "zarr.json").exists()
 
 
 def check_same(store: Path, named: Path, made_from: dict[str, Any]) -> None:
@@ -142,7 +161,8 @@ def _publish(partial: Partial, path: Path) -> None:
     # therefore goes first and comes last.
     files, source, target = made.fs, made.path, path.path  # type: ignore[attr-defined]
     if path.exists():
-        files.rm(f"{target}/zarr.json")
+        if is_store(path):
+            files.rm(f"{target}/zarr.json")
         files.rm(target, recursive=True)
     names = [name[len(source) :] for name in files.find(source) if name != f"{source}/zarr.json"]
     files.copy([source + name for name in names], [target + name for name in names])

@@ -15,12 +15,12 @@ import zarr
 from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
-from cloudmask.constants import BLOCK, NODATA, locate
+from cloudmask.constants import BLOCK, NODATA, is_remote, locate
 from cloudmask.grid import Grid, grid_of
 from cloudmask.stopwatch import stage
 from cloudmask.write.output import check_kind, check_output
 from cloudmask.write.overviews import halved
-from cloudmask.write.partial import Partial, check_same, partial_store
+from cloudmask.write.partial import Partial, check_same, is_store, partial_store
 from cloudmask.write.stream import Window, stream
 
 _SPATIAL = {
@@ -91,10 +91,12 @@ def write_zarr(
     array = grid.attach(_uniform_chunks(array)).rename(name)
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}
-    if resume and path.exists() and not overwrite:
+    if resume and is_store(path) and not overwrite:
         check_same(path, path, made_from)
         return
-    check_output(path, overwrite=overwrite)
+    # What an object store has of a run that ended while it was published.
+    is_interrupted = resume and is_remote(path) and Partial.of(path).has_begun
+    check_output(path, overwrite=overwrite or is_interrupted)
     with partial_store(path, made_from, resume=resume) as partial:
         root = {"made_from": made_from} | (_multiscales(name, levels) if levels else {})
         _write_level(array, partial, str(path), root, check_workers=True)
@@ -169,7 +171,12 @@ def _write_metadata(array: xr.DataArray, partial: Partial, attributes: dict[str,
         "coordinates": array.rio.grid_mapping,
     }
     dataset.to_zarr(
-        partial.store, group=partial.level, zarr_format=3, consolidated=False, compute=False
+        partial.store,
+        mode="w",  # a run may have ended within these lines
+        group=partial.level,
+        zarr_format=3,
+        consolidated=False,
+        compute=False,
     )
 
 

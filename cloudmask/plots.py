@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.scores import BINS, Tally
+from cloudmask.scores import Tally, bin_of
 
 _MISSED, _FALSE, _FOUND = (255, 140, 0), (230, 0, 120), (90, 170, 255)
 _RELIABILITY_BINS = 20

@@ -24,7 +24,6 @@ from cloudmask import open_label, open_scene, open_valid
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
-from cloudmask.readers import open_reader
 from cloudmask.scene import describe, model_grid
 
 UTM = CRS.from_epsg(32633)

@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
-import rioxarray
 import xarray as xr
 
 from cloudmask import stretch as radiometry
@@ -17,6 +16,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, FLOAT_CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
+from cloudmask.readers.raster import RasterReader
 from cloudmask.windows import Chunk, open_lazily, square_chunks
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,16 @@ class _Valid:
     def __call__(self, rows: slice, columns: slice) -> Block:
         values = self.reader.read(self.reader.grid, rows, columns)
         return np.asarray(~np.isnan(values).any(axis=0, keepdims=True))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Reads windows of a file as it is."""
+
+    reader: RasterReader
+
+    def __call__(self, rows: slice, columns: slice) -> Block:
+        return self.reader.stored(rows, columns)
 
 
 def open_scene(
@@ -170,10 +180,15 @@ def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
     if is_zarr(path):
         dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
         return dataset["mask" if "mask" in dataset else "probability"]
-    array = rioxarray.open_rasterio(path, chunks={"y": chunk, "x": chunk}, lock=False)
-    if array.sizes["band"] != 1:
-        raise ValueError(f"{path} has {array.sizes['band']} bands: a label or a mask has one")
-    return array.squeeze("band", drop=True)
+    reader = cast("RasterReader", open_reader(path, (1,), None))  # no store
+    bands = reader.facts()["bands"]
+    if bands != 1:
+        raise ValueError(f"{path} has {bands} bands: a label or a mask has one")
+    # Through a reader, which bounds what GDAL keeps: by itself it would fill a share of all memory.
+    stored, _ = open_lazily(
+        _Stored(reader), reader, reader.grid, chunk, bands=1, dtype=reader.dtype
+    )
+    return reader.grid.attach(xr.DataArray(stored[0], dims=("y", "x"), name="label"))
 
 
 def default_chunk(dtype: np.dtype[Any]) -> int:

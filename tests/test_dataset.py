@@ -53,9 +53,6 @@ def test_index_counts_classes_and_leaves_out_what_is_not_scored(tmp_path):
     assert (chunk.clear, chunk.cloud) == ((label == 0).sum(), (label == 1).sum())
     assert largest_side([chunk]) == 80
     write(Path(one.label), np.full_like(label, 255))
-    from cloudmask.labelled import open_pair
-
-    open_pair.cache_clear()
     assert index([one], Reading()) == []
 
 
@@ -161,9 +158,6 @@ def test_a_label_on_another_grid_is_refused(tmp_path):
         (lambda: write(Path(one.label), label * 4 + 1), "has the values 5: .*--cloud VALUES"),
     ]:
         change()
-        from cloudmask.labelled import open_pair
-
-        open_pair.cache_clear()
         with pytest.raises(ValueError, match=match) as caught:
             index([one], Reading())
         assert "\n" not in str(caught.value)

@@ -5,6 +5,8 @@ import os
 import platform
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,12 @@ class RasterReader:
         shape = (len(self.bands), coarse.height, coarse.width)
         return self._read(whole, shape, Resampling.nearest).astype("float32")
 
+    def stored(self, rows: slice, columns: slice) -> Block:
+        """(band, y, x) of a window of the file's own pixels, nodata as it is stored."""
+        window = Window.from_slices(rows, columns)
+        with self._open(window) as dataset:
+            return dataset.read(self.bands, window=window)
+
     def is_striped(self, grid: Grid, chunk: int) -> bool:
         return self.block[1] > max(1024, chunk * self.grid.width / grid.width)
 
@@ -112,7 +120,13 @@ class RasterReader:
 
     def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> Block:
         how = {"window": window, "out_shape": shape, "resampling": resampling}
-        with rasterio.Env(**_GDAL_OPTIONS), stage("read"):
+        with stage("read"), self._open(window) as dataset:
+            return self._values(dataset, how)
+
+    @contextmanager
+    def _open(self, window: Window) -> Iterator[rasterio.DatasetReader]:
+        """The dataset, to read a window of."""
+        with rasterio.Env(**_GDAL_OPTIONS):
             try:
                 dataset = _handle(self.name, self.version)
             except rasterio.errors.RasterioIOError as error:
@@ -120,7 +134,7 @@ class RasterReader:
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
                 ) from error
             try:
-                return self._values(dataset, how)
+                yield dataset
             except rasterio.errors.RasterioIOError as error:
                 cause = first_line(error.__cause__ or error)
                 raise OSError(

@@ -1,6 +1,6 @@
 """Ask whether peak memory grows with the scene.
 
-    python benchmarks/memory.py FOLDER [--short] [--sides 8000 16000 32000] [--coarse 60000]
+    python benchmarks/memory.py FOLDER [--short] [--sides 8000 16000 32000 60000] [--coarse 60000]
         [--unet 8000] [--runs 3]
 
 Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scene's grid, through a
@@ -18,7 +18,7 @@ class Cheap(Fake):
 
     def __call__(self, pixels: Any) -> Any:
         """One of the three bands."""
-        return pixels[..., 0] / 255
+        return pixels[..., 0].astype("float32") / 255
 
 
 def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(
         __doc__,
-        sides=([8_000, 16_000, 32_000], [2_000, 4_000, 8_000]),
+        sides=([8_000, 16_000, 32_000, 60_000], [2_000, 4_000, 8_000]),
         coarse=(60_000, 15_000),
         unet=(8_000, 2_048),
     )

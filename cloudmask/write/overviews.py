@@ -1,6 +1,5 @@
 """A mask or a probability at half the resolution."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +69,6 @@ def _sum_of_four(counts: Block) -> Block:
 def _mean(block: Block) -> Block:
     even = _even(block, np.nan)
     fours = np.stack([even[..., i::2, j::2] for i in (0, 1) for j in (0, 1)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # four of nodata have no mean: NaN
-        return np.nanmean(fours, axis=0).astype(block.dtype)
+    total, count = np.nansum(fours, axis=0), np.isfinite(fours).sum(axis=0)
+    mean = np.full_like(total, np.nan)
+    return np.divide(total, count, out=mean, where=count > 0, casting="unsafe").astype(block.dtype)

@@ -19,8 +19,8 @@ from measuring import Fake, alternate, apart, options, report, sample, segment, 
 
 from cloudmask.network import SIDE_BY_SIDE
 
-# Side of a block, blocks in a batch, threads that call the network.
 WORK = 165  # times a sine of each pixel
+# Side of a block, blocks in a batch, threads that call the network.
 BATCHES = [(256, 16, 1), (512, 4, 1), (1024, 1, 1), (2048, 1, 1), (512, 1, 2), (1024, 1, 2)]
 
 

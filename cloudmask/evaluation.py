@@ -125,9 +125,6 @@ def evaluate(
     ValueError
         Shapes or places differ, or the label is no label.
     """
-    grids = grid_of(mask), grid_of(label)
-    if None not in (grids[0].crs, grids[1].crs) and not grids[0].same_bounds(grids[1]):
-        raise ValueError("the mask lies elsewhere than the label: bring them to one grid")
     return score([_tally_pair(mask, label, Reading(cloud=cloud), "the label")], threshold)
 
 
@@ -237,6 +234,8 @@ def _tile(example: Example, model: Predictor, reading: Reading, threshold: float
 def _tally_pair(values: xr.DataArray, label: xr.DataArray, reading: Reading, name: str) -> Tally:
     if values.shape != label.shape:
         raise ValueError(f"the mask is {values.shape}, {name} {label.shape}: give one grid")
+    if grid_of(values).lies_elsewhere(grid_of(label)):
+        raise ValueError(f"the mask lies elsewhere than {name}: bring them to one grid")
     if label.dtype != np.uint8:
         raise ValueError(f"{name} is {label.dtype}: a label is uint8 (0, 1, 255)")
     found, truth = da.asarray(values.data), da.asarray(label.data)

@@ -72,6 +72,14 @@ class Grid:
                 return False
         return True
 
+    def lies_elsewhere(self, other: "Grid") -> bool:
+        """Whether a grid of as many pixels is another one; not told where either has no CRS."""
+        if self.crs is None or other.crs is None:
+            return False
+        pixel = max(abs(self.transform.a), abs(self.transform.e))
+        pairs = zip(self.transform, other.transform, strict=True)
+        return self.crs != other.crs or any(abs(a - b) >= 0.01 * pixel for a, b in pairs)
+
     def attach(self, array: xr.DataArray) -> xr.DataArray:
         """Give `array`, whose last dimensions are y and x, this grid's coordinates and CRS."""
         t = self.transform

@@ -14,6 +14,7 @@ from cloudmask.augment import Source
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
+from cloudmask.grid import grid_of
 from cloudmask.manifest import Example
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_label, open_scene
@@ -108,6 +109,7 @@ def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) 
         Image and label differ in shape or grid; a label has values that are not known.
     """
     found = []
+    classes = to_classes(np.arange(NODATA + 1), reading)
     for example in examples:
         _, label = open_pair(example, reading, chunk)
         data = da.asarray(label.data)
@@ -119,9 +121,7 @@ def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) 
             for columns in _bounds(data.chunks[1])
         ]
         for (rows, columns), count in zip(windows, counts, strict=True):
-            cloud = int(sum(count[value] for value in reading.cloud))
-            clear = int(count.sum()) - cloud
-            clear -= 0 if NODATA in reading.cloud else int(count[NODATA])
+            clear, cloud = (int(count[classes == value].sum()) for value in (CLEAR, CLOUD))
             if cloud + clear:
                 found.append(Chunk(example, rows, columns, clear, cloud))
     return found
@@ -163,14 +163,10 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
             f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
             f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid"
         )
-    if scene.rio.crs is not None and label.rio.crs is not None:
-        own, other = scene.rio.transform(), label.rio.transform()
-        pixel = max(abs(own.a), abs(own.e))
-        same = all(abs(a - b) < 0.01 * pixel for a, b in zip(own, other, strict=True))
-        if scene.rio.crs != label.rio.crs or not same:
-            raise ValueError(
-                f"{example.label} lies elsewhere than {example.image}: bring them to one grid"
-            )
+    if grid_of(scene).lies_elsewhere(grid_of(label)):
+        raise ValueError(
+            f"{example.label} lies elsewhere than {example.image}: bring them to one grid"
+        )
 
 
 def check_values(name: str, reading: Reading, counts: Block) -> None:

@@ -107,7 +107,7 @@ def _loaded(
         strips = Strips(network)
         del network
         gc.collect()  # layers know each other: 95 MB of a U-Net would stay
-        rows = partial(strip_rows, architecture, chosen)
+        rows = partial(_strip_rows, architecture, chosen)
         return lambda pixels: strips(pixels, rows(pixels.shape[2])), turns
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
@@ -118,7 +118,7 @@ def _loaded(
     return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), turns
 
 
-def strip_rows(architecture: str, precision: str, width: int) -> int:
+def _strip_rows(architecture: str, precision: str, width: int) -> int:
     """Height of strips that fit in `STRIP_BYTES`, at least two strides."""
     card = ARCHITECTURES[architecture]
     rows = STRIP_BYTES // (_strip_pixel(architecture, precision) * width) - card.overlap // 3
@@ -127,7 +127,7 @@ def strip_rows(architecture: str, precision: str, width: int) -> int:
 
 def strip_bytes(architecture: str, precision: str, width: int) -> int:
     """Memory of a forward pass, a strip at a time."""
-    rows = strip_rows(architecture, precision, width) + ARCHITECTURES[architecture].overlap // 3
+    rows = _strip_rows(architecture, precision, width) + ARCHITECTURES[architecture].overlap // 3
     return rows * width * _strip_pixel(architecture, precision)
 
 

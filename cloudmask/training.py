@@ -8,9 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import reduce
 from importlib.metadata import version
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +83,7 @@ def train(
     folder = Path(runs) / name
     config = _config(manifest, recipe)
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
-    if recipe.weights and Path(recipe.weights).resolve() == folder.resolve():
+    if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     examples = read_examples(manifest)
     found = {split: _index(examples, split, recipe) for split in ("train", "val")}
@@ -230,7 +228,7 @@ def _fit(
         ) from error
     except tf.errors.OpError as error:
         # What is raised while a chunk is read comes back as text, in the middle of a traceback.
-        found_line = re.search(r"^(?:\w*Error): (.+)$", error.message, re.MULTILINE)
+        found_line = re.search(r"^\w*Error: (.+)$", error.message, re.MULTILINE)
         if found_line is None:
             raise
         raise OSError(found_line[1]) from error
@@ -272,7 +270,7 @@ def _export(
             "architecture": recipe.architecture,
             "file": weights.name,
             "sha256": file_sha256(weights),
-            "threshold": best_threshold([_tally(network, *validation)], beta_of(recipe.loss)),
+            "threshold": best_threshold(_tallies(network, *validation), beta_of(recipe.loss)),
             "gsd": float(np.median(gsds)) if gsds else None,
             "gsd_range": [min(gsds), max(gsds)] if gsds else None,
             "trained": f"{recipe.epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
@@ -281,16 +279,11 @@ def _export(
     )
 
 
-def _tally(network: Any, pixels: Any, label: Any) -> Tally:
-    """Count the validation patches."""
-    batches = range(0, len(pixels), _VALIDATION_BATCH)
-    return reduce(
-        add,
-        (
-            tally(
-                network(pixels[i : i + _VALIDATION_BATCH].astype("float32"), training=False),
-                label[i : i + _VALIDATION_BATCH],
-            )
-            for i in batches
-        ),
-    )
+def _tallies(network: Any, pixels: Any, label: Any) -> list[Tally]:
+    """Count the validation patches, a batch at a time."""
+    starts = range(0, len(pixels), _VALIDATION_BATCH)
+    batches = [slice(start, start + _VALIDATION_BATCH) for start in starts]
+    return [
+        tally(network(pixels[batch].astype("float32"), training=False), label[batch])
+        for batch in batches
+    ]

@@ -161,6 +161,6 @@ def move(made: Path, final: Path) -> None:
     final.rename(old)
     try:
         made.replace(final)
-    except BaseException:
+    except (OSError, KeyboardInterrupt):
         old.rename(final)
         raise

@@ -69,6 +69,6 @@ def _sum_of_four(counts: Block) -> Block:
 def _mean(block: Block) -> Block:
     even = _even(block, np.nan)
     fours = np.stack([even[..., i::2, j::2] for i in (0, 1) for j in (0, 1)])
-    total, count = np.nansum(fours, axis=0), np.isfinite(fours).sum(axis=0)
-    mean = np.full_like(total, np.nan)
-    return np.divide(total, count, out=mean, where=count > 0, casting="unsafe").astype(block.dtype)
+    total = np.nansum(fours, axis=0)
+    count = np.isfinite(fours).sum(axis=0, dtype=total.dtype)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

@@ -106,7 +106,7 @@ def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Ite
         raise
     try:
         _publish(partial, path)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # each store has exceptions of its own
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
         cause = str(error) or "interrupted"
         raise kind(

@@ -64,9 +64,13 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
     return tuple(np.load(file, mmap_mode="r") for file in files)
 
 
-def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
-    """Endless batches of the pool: each patch about once a round, turned and mirrored at random."""
+def drawn(pool: tuple[Any, Any], sampling: Sampling, side: int, first_step: int) -> Any:
+    """Endless batches of the pool: each patch about once a round, turned, mirrored and cropped."""
     import tensorflow as tf
+
+    def one(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
+        y, x = rng.integers(sampling.size - side + 1, size=2)
+        return turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
 
     def batches():
         for step in range(first_step, 2**31):
@@ -74,12 +78,11 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, first_step: int) -> Any:
             order = np.random.default_rng([sampling.seed, rounds]).permutation(len(pool[0]))
             chosen = np.sort(np.take(order, range(at, at + sampling.batch_size), mode="wrap"))
             rng = np.random.default_rng([sampling.seed, rounds, at])
-            turns = [turn(pool[0][i], pool[1][i], rng) for i in chosen]
-            pixels, targets = (np.stack(part) for part in zip(*turns, strict=True))
+            crops = [one(i, rng) for i in chosen]
+            pixels, targets = (np.stack(part) for part in zip(*crops, strict=True))
             target = np.where(targets == NODATA, NODATA, targets / 200).astype("float32")
             yield pixels.astype("float32"), target
 
-    side = sampling.size
     shapes = [(sampling.batch_size, side, side, bands) for bands in (3, 1)]
     signature = tuple(tf.TensorSpec(shape, tf.float32) for shape in shapes)
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
@@ -98,6 +101,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--crop", type=int, default=256, help="side of what a step sees of a patch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
@@ -114,7 +118,7 @@ def main() -> None:
     pool = make_pool(args, recipe)
 
     def from_pool(first_round: int) -> Any:
-        return drawn(pool, recipe.sampling, first_round * ROUND)
+        return drawn(pool, recipe.sampling, args.crop, first_round * ROUND)
 
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / "card.json"

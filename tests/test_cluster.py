@@ -324,6 +324,21 @@ def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
     assert 4 < max(ahead) <= 8
 
 
+def test_what_a_row_needs_is_all_that_is_sent_with_it(cluster, monkeypatch):
+    sent, compute = [], Client.compute
+
+    def count(client, blocks, **options):
+        sent.extend(len(block.dask) for block in blocks)
+        return compute(client, blocks, **options)
+
+    monkeypatch.setattr(Client, "compute", count)
+    chunks = da.zeros((400, 40), dtype="uint8", chunks=20).map_blocks(np.negative)
+    with Client(cluster):
+        stream(chunks, lambda *_: None, "mask")
+    assert len(sent) == 40
+    assert max(sent) <= 4, "tasks of 20 rows of two chunks"
+
+
 def test_either_a_scheduler_or_workers():
     with pytest.raises(ValueError, match="give one of"), connect():
         pass

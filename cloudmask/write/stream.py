@@ -8,6 +8,7 @@ import dask
 import numpy as np
 from dask.array.core import Array, slices_from_chunks
 from dask.delayed import Delayed
+from dask.optimization import cull
 
 from cloudmask.chunks import Block
 from cloudmask.watch import counter
@@ -111,7 +112,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
-            futures = client.compute([*(b for _, b in row), *shared], retries=_RETRIES)
+            futures = client.compute(_alone([*(b for _, b in row), *shared]), retries=_RETRIES)
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
                 raise OSError(gone)
@@ -133,6 +134,12 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
         future.release()
         if len(windows) <= len(rows[0]):
             submit()
+
+
+def _alone(blocks: list[Delayed]) -> list[Delayed]:
+    """Blocks with what they need of the graph: all of it would travel with every row."""
+    graph, _ = cull(blocks[0].dask, [block.key for block in blocks])
+    return [Delayed(block.key, graph) for block in blocks]
 
 
 def _shared_with_next(rows: list[list[Pair]]) -> list[list[Delayed]]:

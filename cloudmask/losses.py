@@ -46,7 +46,7 @@ def make_loss(name: str) -> Callable[[Any, Any], Any]:
 
 
 def beta_of(name: str) -> float:
-    """How many times a missed cloud weighs a false one, by the loss's first F-beta; else 1."""
+    """The beta of the loss's first F-beta, whose square weighs missed cloud; else 1."""
     for part in name.split("+"):
         if part == "f2" or part.startswith("fbeta:"):
             return _beta(part)

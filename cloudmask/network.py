@@ -75,7 +75,7 @@ def choose_precision() -> str:
     """The fastest precision of this machine that the networks tolerate.
 
     float16 or bfloat16 on a GPU; bfloat16 on a CPU with instructions for it (AMX-BF16 or
-    AVX512-BF16), where it is several times faster; else float32.
+    AVX512-BF16), where it is twice as fast or more; else float32.
     """
     tf = start_tensorflow()
     gpus = tf.config.list_physical_devices("GPU")

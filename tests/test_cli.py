@@ -433,3 +433,19 @@ def test_a_store_that_was_begun_without_workers_is_resumed_with_them(own_weights
     for where in ((), ("--workers", 2)):
         done = run("segment", "s.tif", "m.zarr", *native, *where, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [("", "cloudmask: interrupted: only what"), ("epoch 3 is kept", "cloudmask: epoch 3 is kept")],
+)
+def test_what_an_interrupted_command_says_is_shown(said, line):
+    code = (
+        "import click, cloudmask.cli as c\n"
+        "@c.cli.command()\n"
+        f"def stop(): raise KeyboardInterrupt(*filter(None, [{said!r}]))\n"
+        "import sys; sys.argv = ['cloudmask', 'stop']; c.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip().startswith(line)  # click ends the line of "^C"

@@ -32,7 +32,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(stderr, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail(stderr, str(error) or "interrupted: unfinished output was removed", 130)
+        # click hides what was said behind an empty Abort
+        said = str(error.__cause__ or error)
+        _fail(stderr, said or "interrupted: only what --resume goes on with was kept", 130)
     except MemoryError as error:
         _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

@@ -107,13 +107,13 @@ def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
     help="f1, f2, fbeta:B, bce, dice, jaccard, or a sum such as bce+f2.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Batches of an epoch.")
+@click.option("--steps", type=click.IntRange(min=1), help="Batches of an epoch, rounded to eights.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True)
 @click.option(
     "--freeze-epochs",
     type=click.IntRange(min=0),
-    help="Epochs that a pretrained encoder keeps its weights; default: 3.",
+    help="Epochs that a pretrained encoder keeps its weights; default: 3, with --weights 0.",
 )
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
 @click.option("--weights", metavar="NAME|PATH", help="Model to fine-tune.")

@@ -97,7 +97,7 @@ def scene_options(command: Any) -> Any:
             ),
             click.option(
                 "--nodata", type=float, metavar="VALUE",
-                help="Nodata value, where the file names none or a wrong one.",
+                help="Nodata value, besides what the file declares.",
             ),
             click.option(
                 "--chunk", type=click.IntRange(min=1), metavar="PX",
@@ -123,7 +123,8 @@ def reading_options(command: Any) -> Any:
             click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
             click.option(
                 "--cloud", type=Numbers(), default=(1,),
-                help="Values of a label that mean cloud; all others are clear, but for 255.",
+                help="Values of a label that mean cloud; all others are clear, but for 255; "
+                "default: labels are 0, 1 and 255.",
             ),
         ]
     ):  # fmt: skip

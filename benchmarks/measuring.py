@@ -122,8 +122,13 @@ def report(script: str, doc: str, asked: argparse.Namespace, rows: dict[str, Any
     question = doc.split("\n\n")[0].replace("\n", " ").removeprefix("Ask ")
     sizes = {key: value for key, value in vars(asked).items() if key not in ("folder", "context")}
     results = {"question": question, "sizes": sizes, "context": asked.context, "rows": rows}
-    Path(script).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    results_file(script, asked, ".json").write_text(json.dumps(results, indent=2) + "\n")
     print(table(rows))
+
+
+def results_file(script: str, asked: argparse.Namespace, suffix: str) -> Path:
+    """Beside the script; in FOLDER those of the short form, which are no figures to quote."""
+    return (asked.folder if asked.short else Path(script).parent) / f"{Path(script).stem}{suffix}"
 
 
 def sample(folder: Path, side: int, *more: str) -> Path:

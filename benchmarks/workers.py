@@ -16,7 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import Fake, alternate, apart, options, report, sample, segment, startup
+from measuring import (
+    Fake,
+    alternate,
+    apart,
+    options,
+    report,
+    results_file,
+    sample,
+    segment,
+    startup,
+)
 
 SLEEP = 0.2
 
@@ -179,7 +189,7 @@ def main() -> None:
     }
     rows = alternate(contestants, asked.runs)
     report(__file__, __doc__, asked, rows)
-    plot(rows, Path(__file__).with_suffix(".png"))
+    plot(rows, results_file(__file__, asked, ".png"))
 
 
 if __name__ == "__main__":

@@ -175,11 +175,21 @@ def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
     -------
     (y, x) DataArray
         uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability.
+
+    Raises
+    ------
+    ValueError
+        Several bands, or a store with neither a mask nor a probability.
+    OSError
+        It cannot be opened.
     """
     path = str(path)
     if is_zarr(path):
         dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
-        return dataset["mask" if "mask" in dataset else "probability"]
+        for name in ("mask", "probability"):
+            if name in dataset:
+                return dataset[name]
+        raise ValueError(f"{path} holds neither a mask nor a probability: name a store that does")
     reader = cast("RasterReader", open_reader(path, (1,), None))  # no store
     bands = reader.facts()["bands"]
     if bands != 1:

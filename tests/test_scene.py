@@ -923,3 +923,9 @@ def test_a_grid_and_a_gsd_are_not_both_taken(make_scene, rng):
 def test_a_computed_scene_can_be_pickled(make_scene, rng):
     scene = open_scene(make_scene(rng.integers(0, 255, (3, 40, 50), "uint8")), chunk=32).compute()
     xr.testing.assert_identical(pickle.loads(pickle.dumps(scene)), scene)
+
+
+def test_open_label_refuses_a_store_of_something_else(tmp_path):
+    xr.Dataset({"height": ("y", [1.0])}).to_zarr(tmp_path / "dem.zarr", consolidated=False)
+    with pytest.raises(ValueError, match=r"dem\.zarr holds neither a mask nor a probability"):
+        open_label(tmp_path / "dem.zarr")

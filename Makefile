@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	@echo "mask: demo/mask.tif   picture: demo/picture.png"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow"
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/pytest -m slow

@@ -15,17 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import (
-    Fake,
-    alternate,
-    apart,
-    options,
-    report,
-    results_file,
-    sample,
-    segment,
-    startup,
-)
+from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
 from cloudmask.network import SIDE_BY_SIDE
 
@@ -222,7 +212,7 @@ def main() -> None:
         }
         row["efficiency"] = row["alone_seconds"] / (row["seconds"] - started)
         rows[name] = row
-    plot(rows, results_file(__file__, asked, ".png"))
+    plot(rows, asked.results / "efficiency.png")
     fast = partial(apart, fast_network, scene=scene, mask=folder / "mask.tif")
     rows |= alternate({"20 Mpx/s, simulated": fast}, asked.runs)
     report(__file__, __doc__, asked, rows)

@@ -23,6 +23,7 @@ from tables import table
 
 SEED = 3
 _TINY = 64
+_NO_SIZES = ("folder", "results", "context")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def options(doc: str, **defaults: tuple[Any, Any]) -> argparse.Namespace:
         if getattr(asked, name) is None:
             setattr(asked, name, short if asked.short else full)
     asked.folder.mkdir(parents=True, exist_ok=True)
+    # Of the short form no figures are quoted: they stay with its scenes.
+    asked.results = asked.folder if asked.short else Path(__file__).parent
     asked.context = context()  # before anything runs
     return asked
 
@@ -120,15 +123,11 @@ def alternate(
 def report(script: str, doc: str, asked: argparse.Namespace, rows: dict[str, Any]) -> None:
     """Print the table, and write it with its context beside the script."""
     question = doc.split("\n\n")[0].replace("\n", " ").removeprefix("Ask ")
-    sizes = {key: value for key, value in vars(asked).items() if key not in ("folder", "context")}
+    sizes = {key: value for key, value in vars(asked).items() if key not in _NO_SIZES}
     results = {"question": question, "sizes": sizes, "context": asked.context, "rows": rows}
-    results_file(script, asked, ".json").write_text(json.dumps(results, indent=2) + "\n")
+    file = asked.results / f"{Path(script).stem}.json"
+    file.write_text(json.dumps(results, indent=2) + "\n")
     print(table(rows))
-
-
-def results_file(script: str, asked: argparse.Namespace, suffix: str) -> Path:
-    """Beside the script; in FOLDER those of the short form, which are no figures to quote."""
-    return (asked.folder if asked.short else Path(script).parent) / f"{Path(script).stem}{suffix}"
 
 
 def sample(folder: Path, side: int, *more: str) -> Path:

@@ -16,17 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import (
-    Fake,
-    alternate,
-    apart,
-    options,
-    report,
-    results_file,
-    sample,
-    segment,
-    startup,
-)
+from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
 SLEEP = 0.2
 
@@ -189,7 +179,7 @@ def main() -> None:
     }
     rows = alternate(contestants, asked.runs)
     report(__file__, __doc__, asked, rows)
-    plot(rows, results_file(__file__, asked, ".png"))
+    plot(rows, asked.results / "workers.png")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, side: int, first_step: int)
     """Endless batches of the pool: each patch about once a round, turned, mirrored and cropped."""
     import tensorflow as tf
 
-    def one(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    def crop(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
         y, x = rng.integers(sampling.size - side + 1, size=2)
         return turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
 
@@ -78,7 +78,7 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, side: int, first_step: int)
             order = np.random.default_rng([sampling.seed, rounds]).permutation(len(pool[0]))
             chosen = np.sort(np.take(order, range(at, at + sampling.batch_size), mode="wrap"))
             rng = np.random.default_rng([sampling.seed, rounds, at])
-            crops = [one(i, rng) for i in chosen]
+            crops = [crop(i, rng) for i in chosen]
             pixels, targets = (np.stack(part) for part in zip(*crops, strict=True))
             target = np.where(targets == NODATA, NODATA, targets / 200).astype("float32")
             yield pixels.astype("float32"), target

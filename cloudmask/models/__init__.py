@@ -44,6 +44,7 @@ ARCHITECTURES = {
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.
+    # A pixel takes 860 bytes in float32, and 500 in 16 bits.
     "cloudx_net": Architecture(
         stride=128, overlap=128, window=256, weights=19_513_905, bytes_per_pixel=1000
     ),

@@ -112,7 +112,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
-            futures = client.compute(_alone([*(b for _, b in row), *shared]), retries=_RETRIES)
+            futures = client.compute(_culled(row, shared), retries=_RETRIES)
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
                 raise OSError(gone)
@@ -136,14 +136,15 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
             submit()
 
 
-def _alone(blocks: list[Delayed]) -> list[Delayed]:
-    """Blocks with what they need of the graph: all of it would travel with every row."""
-    graph, _ = cull(blocks[0].dask, [block.key for block in blocks])
-    return [Delayed(block.key, graph) for block in blocks]
+def _culled(row: list[Pair], shared: list[Any]) -> list[Delayed]:
+    """Chunks and keys with what they need of the graph: all of it would travel with every row."""
+    keys = [block.key for _, block in row] + shared
+    graph, _ = cull(row[0][1].dask, keys)
+    return [Delayed(key, graph) for key in keys]
 
 
-def _shared_with_next(rows: list[list[Pair]]) -> list[list[Delayed]]:
-    """What each row makes that the next one needs, too, such as a chunk that both enlarge.
+def _shared_with_next(rows: list[list[Pair]]) -> list[list[Any]]:
+    """Keys of what each row makes and the next one needs, too, such as a chunk that both enlarge.
 
     Workers forget a result when nothing that was submitted waits for it, and would make it again.
     """
@@ -161,12 +162,12 @@ def _shared_with_next(rows: list[list[Pair]]) -> list[list[Delayed]]:
                 ahead.extend(dependencies[key])
         return found
 
-    shared: list[list[Delayed]] = []
+    shared: list[list[Any]] = []
     following: set[Any] = set()
     for row in reversed(rows):  # from the last, of which nothing need be kept
         own = needed(row)
         keys = {key for user in following - own for key in dependencies[user] if key in own}
-        shared.append([Delayed(key, some.dask, layer=some._layer) for key in keys])
+        shared.append(list(keys))
         following = own
     return shared[::-1]
 

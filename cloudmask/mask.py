@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.array.core import Array
 
-from cloudmask.constants import CLOUD, FLAG_MEANINGS, NODATA
+from cloudmask.chunks import Block
+from cloudmask.constants import CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 
 
 def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
@@ -30,11 +32,19 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
         `value` is outside 0 to 1.
     """
     check_threshold(value)
-    mask = (probability >= value).astype("uint8") * np.uint8(CLOUD)
-    mask = mask.where(probability.notnull(), np.uint8(NODATA))
+    if isinstance(probability.data, Array):  # one task a chunk, where operators make several
+        data = probability.data.map_blocks(_cut, value, dtype="uint8")
+    else:
+        data = _cut(probability.data, value)
+    mask = probability.copy(data=data)
     mask.encoding = {k: v for k, v in probability.encoding.items() if k == "grid_mapping"}
     mask.attrs = mask_attributes(probability.attrs, value)
     return mask.rename("mask")
+
+
+def _cut(probability: Block, value: float) -> Block:
+    cloud = np.where(probability >= value, np.uint8(CLOUD), np.uint8(CLEAR))
+    return np.where(np.isnan(probability), np.uint8(NODATA), cloud)
 
 
 def check_threshold(value: float) -> None:

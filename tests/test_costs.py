@@ -59,7 +59,9 @@ def test_tasks_and_forward_passes_of_a_chunk(make_scene, tmp_path, costs, count)
     """To read it, give it its halo, run it, cut it, write it: whatever the scene's size."""
     model = Counting()
     scene = open_scene(blank(make_scene, 64 * count), chunk=64)
-    write_cog(threshold(predict(scene, model), 0.5), tmp_path / "mask.tif")
+    mask = threshold(predict(scene, model), 0.5)
+    assert len(mask.data.__dask_graph__()) == 2 * count**2  # dask orders those of a chunk anew
+    write_cog(mask, tmp_path / "mask.tif")
     assert len(model.shown) == count**2
     assert costs.tasks <= 2 * count**2 + 8  # and the overviews
 

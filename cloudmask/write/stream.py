@@ -1,5 +1,6 @@
 """Every chunk of an array once, on whatever scheduler is active, and back to this process."""
 
+import math
 from collections.abc import Callable, Collection
 from itertools import islice
 from typing import Any
@@ -18,6 +19,9 @@ Window = tuple[slice, ...]
 Take = Callable[[Window, Block], None]
 Pair = tuple[Window, Any]
 """A window and its chunk, delayed."""
+
+_FETCHED_BYTES = 64 * 2**20
+"""Of chunks that are brought from a cluster together: alone, each small one waits for its own."""
 
 _RETRIES = 2
 """Times that a cluster tries a failed chunk again: a read over the network may fail once."""
@@ -73,7 +77,8 @@ def stream(
 
     client = None if scheduler else active_client()
     if client is not None:
-        _from_cluster(client, rows[:-1], taken, name)
+        fetched = max(1, _FETCHED_BYTES // (math.prod(array.chunksize) * array.dtype.itemsize))
+        _from_cluster(client, rows[:-1], taken, name, fetched)
     elif (scheduler or dask.config.get("scheduler", None)) in ("processes", "multiprocessing"):
         for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
             for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
@@ -99,12 +104,14 @@ def active_client() -> Any:
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
-def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) -> None:
+def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, fetched: int) -> None:
     """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
 
     More would pile up results, and what was read for them, faster than one writer takes them.
+    At most `fetched` chunks are in this process.
     """
     from distributed import as_completed
+    from distributed.client import ClosedClientError
 
     waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
     held: list[Any] = []
@@ -112,7 +119,10 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
-            futures = client.compute(_culled(row, shared), retries=_RETRIES)
+            try:
+                futures = client.compute(_culled(row, shared), retries=_RETRIES)
+            except ClosedClientError as error:
+                raise OSError(gone) from error
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
                 raise OSError(gone)
@@ -121,19 +131,21 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str) ->
 
     submit()
     submit()
-    for future in running:
-        window = windows.pop(future)
+    batches = (b[i : i + fetched] for b in running.batches() for i in range(0, len(b), fetched))
+    for futures in batches:
         try:
-            block = future.result()
+            blocks = client.gather(futures)
         except Exception as error:  # whatever a worker raised, or that it died
-            if client.status != "running":
+            failed = [future for future in futures if future.status == "error"]
+            if not failed or client.status != "running":  # the connection may tell before it does
                 raise OSError(gone) from error
             client.cancel(list(windows))
-            raise OSError(_failure(name, window, error)) from error
-        take(window, block)
-        future.release()
-        if len(windows) <= len(rows[0]):
-            submit()
+            raise OSError(_failure(name, windows[failed[0]], error)) from error
+        for future, block in zip(futures, blocks, strict=True):
+            take(windows.pop(future), block)
+            future.release()
+            if len(windows) <= len(rows[0]):
+                submit()
 
 
 def _culled(row: list[Pair], shared: list[Any]) -> list[Delayed]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudmask.cluster import connect, send_weights
+    from cloudmask.enlarging import enlarge
     from cloudmask.evaluation import evaluate, evaluate_model
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from cloudmask.recipe import Recipe
     from cloudmask.registry import CloudModel, list_models, load_model
     from cloudmask.report import cloud_cover, quicklook
-    from cloudmask.resample import enlarge
     from cloudmask.sample import write_sample
     from cloudmask.scene import open_label, open_scene, open_valid
     from cloudmask.training import train
@@ -52,7 +52,7 @@ _HOME = {
     "Recipe": "recipe",
     "cloud_cover": "report",
     "connect": "cluster",
-    "enlarge": "resample",
+    "enlarge": "enlarging",
     "evaluate": "evaluation",
     "evaluate_model": "evaluation",
     "list_models": "registry",

@@ -8,12 +8,12 @@ from typing import Any
 import xarray as xr
 
 from cloudmask.constants import is_remote
+from cloudmask.enlarging import enlarge
 from cloudmask.mask import check_threshold, threshold
 from cloudmask.plan import Plan
 from cloudmask.prediction import predict
 from cloudmask.registry import CloudModel
 from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
-from cloudmask.resample import enlarge, fine_chunks
 from cloudmask.scene import open_label, open_scene, open_valid
 from cloudmask.write import check_output, write_cog, write_png, write_zarr
 
@@ -132,12 +132,7 @@ class Job:
             return probability
         if self.grid == "model" or self.plan.grid == self.plan.native:
             return threshold(probability, self.cut)
-        valid = open_valid(
-            self.scene,
-            bands=self.bands,
-            nodata=self.nodata,
-            chunk=fine_chunks(self.plan.grid, self.plan.native),
-        )
+        valid = open_valid(self.scene, bands=self.bands, nodata=self.nodata)
         return enlarge(probability, valid, threshold=self.cut)
 
     def _draw(self, mask: xr.DataArray, path: Path) -> None:

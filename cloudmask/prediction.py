@@ -72,7 +72,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     blocks = Blocks(model, halo, rim, tuple(map(_starts, pixels.chunks[-2:])))
     meta = np.empty((0,) * (pixels.ndim - 1), "float32")
     windows = scene.encoding.get(WINDOWS)
-    if windows is not None and windows.are_of(pixels):
+    if windows is not None and windows.are_of(pixels) and not windows.is_striped:
         # Each task reads its own halo. To wait for the chunks around it would hold rows of chunks
         # in memory, the more of them the wider the scene.
         data = da.map_blocks(

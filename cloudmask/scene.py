@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from cloudmask.constants import CHUNK, FLOAT_CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
-from cloudmask.windows import Chunk, open_lazily, square_chunks
+from cloudmask.windows import Chunk, Windows, all_valid, open_lazily, square_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,7 @@ def open_scene(
     data, windows = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
-    if windows is not None:
-        array.encoding[WINDOWS] = windows
+    array.encoding[WINDOWS] = windows
     array.attrs["scene_source"] = str(path)
     array.attrs["scene_version"] = reader.version
     if limits is not None:
@@ -153,12 +152,18 @@ def open_valid(
     """
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = reader.grid
+    windows: Windows | None
     if reader.can_be_nodata:
-        whole, _ = open_lazily(_Valid(reader), reader, grid, chunk, bands=1, dtype=np.dtype(bool))
+        load, dtype = _Valid(reader), np.dtype(bool)
+        whole, windows = open_lazily(load, reader, grid, chunk, bands=1, dtype=dtype)
         data = whole[0]
+        windows = windows and replace(windows, name=data.name)
     else:
         data = da.ones((grid.height, grid.width), dtype=bool, chunks=square_chunks(grid, chunk))
-    return grid.attach(xr.DataArray(data, dims=("y", "x"), name="valid"))
+        windows = Windows(data.name, all_valid, is_striped=False)
+    array = xr.DataArray(data, dims=("y", "x"), name="valid")
+    array.encoding[WINDOWS] = windows
+    return grid.attach(array)
 
 
 def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:

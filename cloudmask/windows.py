@@ -31,10 +31,18 @@ class Windows:
     name: str
     """Of the dask array: whatever is made of it has another."""
     load: Load
+    is_striped: bool
+    """Windows that do not span the scene decode strips again."""
 
     def are_of(self, array: Array) -> bool:
         """Whether `array` is the one that is read so, and was not persisted."""
-        return array.name == self.name and isinstance(array.dask.layers.get(self.name), Blockwise)
+        layers = array.dask.layers.values()
+        return array.name == self.name and any(isinstance(layer, Blockwise) for layer in layers)
+
+
+def all_valid(rows: slice, columns: slice) -> Block:
+    """A `Load` of where a scene is valid, for one that is everywhere."""
+    return np.broadcast_to(np.True_, (1, rows.stop - rows.start, columns.stop - columns.start))
 
 
 def open_lazily(
@@ -46,7 +54,7 @@ def open_lazily(
     -------
     dask array
     Windows or None
-        None where other windows would decode or average much twice: on a coarser grid, of strips.
+        None on a coarser grid, where other windows would average much twice.
     """
     wanted = square_chunks(grid, chunk)
     native = reader.grid
@@ -76,8 +84,7 @@ def open_lazily(
         token=da.core.tokenize(load, read_chunks),
         name=None,
     ).rechunk({1: wanted[0], 2: wanted[1]})
-    is_direct = grid == native and not is_striped
-    return data, Windows(data.name, load) if is_direct else None
+    return data, Windows(data.name, load, is_striped) if grid == native else None
 
 
 def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:

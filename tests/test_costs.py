@@ -1,6 +1,7 @@
 """What a job costs, counted instead of timed: so that it cannot grow unnoticed."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import dask
@@ -11,7 +12,16 @@ import xarray as xr
 from conftest import FakeModel
 from dask.callbacks import Callback
 
-from cloudmask import open_scene, predict, threshold, write_cog, write_zarr
+from cloudmask import (
+    enlarge,
+    enlarging,
+    open_scene,
+    open_valid,
+    predict,
+    threshold,
+    write_cog,
+    write_zarr,
+)
 from cloudmask.constants import CHUNK
 from cloudmask.models import ARCHITECTURES
 
@@ -81,6 +91,25 @@ def test_pixels_that_wait_do_not_grow_with_the_scene(make_scene, tmp_path, costs
     scene = open_scene(blank(make_scene, 256 * columns), chunk=256)
     write_zarr(threshold(predict(scene, Counting()), 0.5), tmp_path / "mask.zarr")
     assert costs.held <= 4 * 4 * 256**2  # four probabilities, float32
+
+
+@pytest.mark.parametrize("layout", [TILES, {"blockysize": 16}], ids=["tiled", "striped"])
+@pytest.mark.parametrize("nodata", [0, None])
+def test_nodata_is_not_read_ahead_of_the_network(
+    make_scene, tmp_path, monkeypatch, costs, layout, nodata
+):
+    """A thread without a chunk for the network would read the whole scene's, and keep it."""
+    monkeypatch.setattr(enlarging, "FINE_CHUNK", 256)
+    path = make_scene(np.ones((3, 2048, 2048), "uint8"), nodata=nodata, **layout)
+
+    class Slow(Counting):
+        def __call__(self, pixels):
+            time.sleep(1)
+            return super().__call__(pixels)
+
+    probability = predict(open_scene(path, resize_factor=16, scale=255), Slow())
+    write_zarr(enlarge(probability, open_valid(path), threshold=0.5), tmp_path / "mask.zarr")
+    assert costs.held <= 4 * 128**2 + 16 * 256**2  # the probability, and a few chunks of the mask
 
 
 @pytest.mark.parametrize("architecture", ["unet_vgg16", "lite"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
-from cloudmask import enlarge, open_scene, open_valid, resample
+from cloudmask import enlarge, enlarging, open_scene, open_valid, resample
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 
@@ -37,7 +37,7 @@ def linear(values, size, axis):
 @pytest.fixture
 def small_chunks(monkeypatch):
     def shrink(side):
-        monkeypatch.setattr(resample, "FINE_CHUNK", side)
+        monkeypatch.setattr(enlarging, "FINE_CHUNK", side)
 
     return shrink
 
@@ -170,9 +170,9 @@ def test_what_is_cut_is_what_would_be_interpolated(
     values = np.array([0, 0.25, 0.5, 1, np.nan][: rng.integers(1, 6)], "float32")
     patches = rng.choice(values, (-(-coarse.height // 5), -(-coarse.width // 5)))
     probability = patches.repeat(5, 0).repeat(5, 1)[: coarse.height, : coarse.width]
-    monkeypatch.setattr(resample, "_PATCH", 10_000)
+    monkeypatch.setattr(enlarging, "_PATCH", 10_000)
     whole = enlarge(on_grid(probability, coarse), like, resampling=resampling).values
-    monkeypatch.setattr(resample, "_PATCH", patch)
+    monkeypatch.setattr(enlarging, "_PATCH", patch)
     mask = enlarge(on_grid(probability, coarse), like, threshold=threshold, resampling=resampling)
     cut = np.where(whole >= threshold, CLOUD, CLEAR)
     np.testing.assert_array_equal(mask, np.where(np.isnan(whole), NODATA, cut))
@@ -184,9 +184,9 @@ def test_only_where_clear_meets_cloud_is_interpolated(monkeypatch, value):
     coarse = grid.coarser(24, 24)
     probability = np.full((100, 100), value, "float32")
     interpolated = []
-    real = resample._bilinear
+    real = enlarging._bilinear
     monkeypatch.setattr(
-        resample, "_bilinear", lambda *args: interpolated.append(args) or real(*args)
+        enlarging, "_bilinear", lambda *args: interpolated.append(args) or real(*args)
     )
     enlarge(on_grid(probability, coarse), like, threshold=0.5).compute()
     assert interpolated == []
@@ -249,13 +249,6 @@ def test_nothing_is_computed_before_it_is_asked_for():
     )
     fine = enlarge(on_grid(lazy, coarse), like)
     assert dask.is_dask_collection(fine.data)
-
-
-def test_fine_chunks_foretell_the_chunks_of_enlarge():
-    like, grid = scene_of(5000, 4100)
-    coarse = grid.coarser(7, 7)
-    array = on_grid(np.zeros((coarse.height, coarse.width), "float32"), coarse)
-    assert enlarge(array, like).chunks == resample.fine_chunks(coarse, grid)
 
 
 @pytest.mark.parametrize(

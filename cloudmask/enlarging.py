@@ -1,0 +1,282 @@
+"""From a coarser grid to the scene's own over the same bounds: bilinear or nearest."""
+
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.array.core import Array
+
+from cloudmask import chunks
+from cloudmask.chunks import Block
+from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.grid import Grid, grid_of
+from cloudmask.mask import check_threshold, mask_attributes
+from cloudmask.scene import WINDOWS
+from cloudmask.stopwatch import stage
+from cloudmask.windows import Chunks, Load, all_valid
+
+FINE_CHUNK = 2048
+"""Chunk height and width of an enlarged array: four blocks of a COG."""
+
+_PATCH = 256
+"""Height and width, on the fine grid, that is interpolated or found constant at a time."""
+
+# Rounding moves an interpolated probability by less than this beyond those that it lies between.
+_ROUNDING = np.float32(1e-5)
+
+
+def enlarge(
+    array: xr.DataArray,
+    like: xr.DataArray,
+    *,
+    threshold: float | None = None,
+    resampling: str = "bilinear",
+) -> xr.DataArray:
+    """Bring a mask or a probability onto the finer grid of the scene it came from, lazily.
+
+    Parameters
+    ----------
+    array : (y, x) DataArray
+        Probability (float, NaN where nodata) or mask (uint8, 255 where nodata).
+    like : (band, y, x) or (y, x) DataArray
+        The scene on its own grid (`open_scene`), or where it is valid (`open_valid`, bool). Its
+        nodata pixels are nodata in the result, whatever the coarse grid says.
+    threshold : float, optional
+        Cut an enlarged probability here: the result is a mask.
+    resampling : {"bilinear", "nearest"}
+        For probabilities; a mask is always enlarged by nearest.
+
+    Returns
+    -------
+    (y, x) DataArray
+        On the grid of `like`; its chunks are about `FINE_CHUNK` long and start on coarse pixels.
+
+    Raises
+    ------
+    ValueError
+        `like` covers another area, is coarser, or `resampling` is not known.
+    """
+    is_mask = array.dtype == np.uint8
+    if threshold is not None:
+        check_threshold(threshold)
+        if is_mask:
+            raise ValueError("a mask has been cut already: leave out the threshold")
+    if resampling not in ("bilinear", "nearest"):
+        raise ValueError(f"resampling is {resampling!r}: choose 'bilinear' or 'nearest'")
+    coarse, fine = grid_of(array), grid_of(like)
+    if not coarse.same_bounds(fine):
+        raise ValueError(
+            f"the array of {coarse.height} × {coarse.width} px and the scene of "
+            f"{fine.height} × {fine.width} px do not cover the same area: pass the scene that "
+            "the array was made from"
+        )
+    if fine.height < coarse.height or fine.width < coarse.width:
+        raise ValueError("the scene is coarser than the array: leave out `like`")
+
+    pieces = _squares(coarse, fine)
+    lengths = _fine_lengths(coarse, fine, pieces)
+    valid, is_striped = _validity(like)
+    if isinstance(valid, Array):
+        valid = valid.rechunk(lengths)
+    elif is_striped:
+        pieces = _whole_rows(coarse, fine)
+    source = da.asarray(array.data).rechunk(pieces)
+    out_type = _dtype(array, threshold)
+    data = da.map_blocks(
+        _enlarge_block,
+        da.overlap.overlap(source, depth={0: 1, 1: 1}, boundary="none"),
+        valid,
+        dtype=out_type,
+        meta=np.empty((0, 0), out_type),
+        chunks=_fine_lengths(coarse, fine, pieces),
+        edges=_fine_edges(coarse, fine, pieces),
+        coarse_starts=tuple(map(_starts, pieces)),
+        factors=(fine.height / coarse.height, fine.width / coarse.width),
+        nearest=is_mask or resampling == "nearest",
+        threshold=threshold,
+    ).rechunk(lengths)
+    name, attributes = array.name, array.attrs
+    if threshold is not None:
+        name, attributes = "mask", mask_attributes(array.attrs, threshold)
+    return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
+
+
+def _squares(coarse: Grid, fine: Grid) -> Chunks:
+    """Chunks of the coarse grid that become about `FINE_CHUNK` pixels each on the fine one."""
+    return (
+        chunks.layout(coarse.height, max(1, FINE_CHUNK * coarse.height // fine.height)),
+        chunks.layout(coarse.width, max(1, FINE_CHUNK * coarse.width // fine.width)),
+    )
+
+
+def _whole_rows(coarse: Grid, fine: Grid) -> Chunks:
+    """Chunks of as many pixels that span the scene, as its strips do: each is decoded once."""
+    rows = FINE_CHUNK**2 // fine.width * coarse.height // fine.height
+    return chunks.layout(coarse.height, max(1, rows)), (coarse.width,)
+
+
+def _starts(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist())
+
+
+def _fine_edges(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
+    """Fine pixel where each coarse chunk begins, and the end: integers, so no pixel is lost."""
+    sizes = ((coarse.height, fine.height), (coarse.width, fine.width))
+    rows, columns = (
+        tuple(edge * large // small for edge in (*_starts(lengths), small))
+        for lengths, (small, large) in zip(pieces, sizes, strict=True)
+    )
+    return rows, columns
+
+
+def _fine_lengths(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
+    rows, columns = (tuple(np.diff(edges).tolist()) for edges in _fine_edges(coarse, fine, pieces))
+    return rows, columns
+
+
+def _validity(like: xr.DataArray) -> tuple[Load | Array, bool]:
+    """Where `like` is valid, and whether its file is in strips.
+
+    Something that each task calls, where there is such: tasks of their own would run ahead of the
+    network, and what they read would wait in memory, up to the whole of the scene.
+    """
+    if like.dtype.kind not in "bf":
+        return all_valid, False
+    data = da.asarray(like.data)
+    windows = like.encoding.get(WINDOWS)
+    if windows is not None and windows.are_of(data):
+        return windows.load, windows.is_striped
+    return _is_valid(data), False
+
+
+def _is_valid(values: Any) -> Any:
+    """(y, x) of bool: no band is NaN, or all are true."""
+    valid = values if values.dtype == bool else ~np.isnan(values)
+    return valid.all(axis=0) if valid.ndim == 3 else valid
+
+
+def _enlarge_block(
+    block: Block,
+    valid: Block | Load,
+    *,
+    edges: Chunks,
+    block_id: tuple[int, int],
+    **how: Any,
+) -> Block:
+    """One chunk on the fine grid, from one of the coarse grid with a pixel of halo."""
+    (top, bottom), (left, right) = (
+        at[number : number + 2] for at, number in zip(edges, block_id, strict=True)
+    )
+    is_valid = (
+        _is_valid(valid(slice(top, bottom), slice(left, right))) if callable(valid) else valid
+    )
+    return _enlarged(block, is_valid, (top, left), block_id, **how)
+
+
+@stage("enlarge")
+def _enlarged(
+    block: Block,
+    valid: Block,
+    first: tuple[int, int],
+    block_id: tuple[int, int],
+    *,
+    coarse_starts: Chunks,
+    factors: tuple[float, float],
+    nearest: bool,
+    threshold: float | None,
+) -> Block:
+    positions = []
+    for axis, number in enumerate(block_id):
+        fine = first[axis] + np.arange(valid.shape[axis])
+        # In coarse pixels of this block, whose halo begins one pixel before the chunk.
+        halo = 1 if number else 0
+        positions.append((fine + 0.5) / factors[axis] - coarse_starts[axis][number] + halo)
+    out = np.empty(valid.shape, _dtype(block, threshold))
+    constant = _constant(block, threshold)
+    if constant is not None:
+        out[:] = constant
+    else:
+        for y in range(0, out.shape[0], _PATCH):
+            for x in range(0, out.shape[1], _PATCH):
+                rows, columns = slice(y, y + _PATCH), slice(x, x + _PATCH)
+                at_y, at_x = positions[0][rows], positions[1][columns]
+                out[rows, columns] = _enlarge_patch(block, at_y, at_x, nearest, threshold)
+    if not valid.all():
+        out[~valid] = _nodata(out.dtype)
+    return out
+
+
+def _dtype(array: Block | xr.DataArray, threshold: float | None) -> np.dtype[Any]:
+    """The type of what `array` becomes: a mask, or a probability still."""
+    return np.dtype("uint8" if array.dtype == np.uint8 or threshold is not None else "float32")
+
+
+def _nodata(dtype: np.dtype[Any]) -> Any:
+    return np.uint8(NODATA) if dtype == np.uint8 else np.float32(np.nan)
+
+
+def _constant(block: Block, threshold: float | None) -> Any:
+    """What all fine pixels between these coarse ones are, None where they differ."""
+    lowest, highest = block.min(), block.max()  # NaN if any is
+    if np.isnan(lowest):
+        return _nodata(_dtype(block, threshold)) if np.isnan(block).all() else None
+    if threshold is None:
+        return lowest if lowest == highest else None
+    if lowest >= threshold + _ROUNDING:
+        return CLOUD
+    return CLEAR if highest < threshold - _ROUNDING else None
+
+
+def _enlarge_patch(
+    block: Block, at_y: Block, at_x: Block, nearest: bool, threshold: float | None
+) -> Any:
+    """Values at pixel positions of `block`; a single one where all pixels around lead to it."""
+    rows, columns = _between(at_y, block.shape[0]), _between(at_x, block.shape[1])
+    around = block[rows, columns]
+    constant = _constant(around, threshold)
+    if constant is not None:
+        return constant
+    at_y, at_x = at_y - rows.start, at_x - columns.start
+    values = (_nearest if nearest else _bilinear)(around, at_y, at_x)
+    if threshold is not None:
+        values = np.where(values >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
+    is_nodata = np.isnan(around)
+    if is_nodata.any():
+        values = np.where(_nearest(is_nodata, at_y, at_x), _nodata(values.dtype), values)
+    return values
+
+
+def _between(at: Block, size: int) -> slice:
+    """Those of `size` pixels that rising positions lie in or between the centres of."""
+    return slice(max(0, math.floor(at[0]) - 1), min(size, math.floor(at[-1]) + 2))
+
+
+def _nearest(block: Block, at_y: Block, at_x: Block) -> Block:
+    """Values of `block` at pixel positions."""
+    cell_y, cell_x = (
+        np.clip(np.floor(at + 1e-9).astype(int), 0, size - 1)
+        for at, size in zip((at_y, at_x), block.shape, strict=True)
+    )
+    return block.take(cell_x, axis=1).take(cell_y, axis=0)
+
+
+def _bilinear(block: Block, at_y: Block, at_x: Block) -> Block:
+    """Bilinear values of `block` at pixel positions; NaN has no weight."""
+    valid = ~np.isnan(block)
+    values = _lerp(_lerp(np.where(valid, block, 0), at_y).T, at_x).T
+    if valid.all():
+        return values
+    weight = _lerp(_lerp(valid.astype("float32"), at_y).T, at_x).T
+    return values / np.maximum(weight, np.float32(1e-6))
+
+
+def _lerp(block: Block, at: Block) -> Block:
+    """Linear interpolation between rows at pixel positions (0.5 is the first row's centre)."""
+    last = block.shape[0] - 1
+    position = np.clip(at - 0.5, 0, last)
+    lower = np.minimum(position.astype(int), max(last - 1, 0))
+    weight = (position - lower).astype("float32")[:, None]
+    step = np.diff(block, axis=0, append=block[-1:])  # of few rows, each of which is taken often
+    return block.take(lower, axis=0) + weight * step.take(lower, axis=0)

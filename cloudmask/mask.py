@@ -43,8 +43,9 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
 
 
 def _cut(probability: Block, value: float) -> Block:
-    cloud = np.where(probability >= value, np.uint8(CLOUD), np.uint8(CLEAR))
-    return np.where(np.isnan(probability), np.uint8(NODATA), cloud)
+    mask = np.where(probability >= value, np.uint8(CLOUD), np.uint8(CLEAR))
+    mask[np.isnan(probability)] = NODATA
+    return mask
 
 
 def check_threshold(value: float) -> None:

@@ -117,7 +117,7 @@ def plan_scene(
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
     dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
-    wanted = chunk or min(default_chunk(dtype), max(_SMALLEST_PART, -(-longest // parts)))
+    wanted = chunk or min(default_chunk(dtype, longest), max(_SMALLEST_PART, -(-longest // parts)))
     rows, columns = (
         chunks.layout(size, wanted, stride=model.stride, overlap=halo)
         for size in (grid.height, grid.width)

@@ -155,7 +155,8 @@ def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:
         if chunks.is_layout(lengths, stride=stride, overlap=depth):
             wanted.append(lengths)
         else:
-            chunk = max(lengths) if len(lengths) > 1 else default_chunk(pixels.dtype)
+            side = max(pixels.shape[-2:])
+            chunk = max(lengths) if len(lengths) > 1 else default_chunk(pixels.dtype, side)
             wanted.append(chunks.layout(size, chunk, stride=stride, overlap=depth))
     leading = ((1,) * size for size in pixels.shape[:-3])
     return pixels.rechunk((*leading, (3,), *wanted))

@@ -13,7 +13,7 @@ import xarray as xr
 
 from cloudmask import stretch as radiometry
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, FLOAT_CHUNK, is_zarr
+from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
@@ -99,7 +99,8 @@ def open_scene(
     grid : Grid, optional
         Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
     chunk : int or tuple of tuples
-        Chunk height and width in pixels of the grid returned, by default 5,120 for uint8 and 3,456
+        Chunk height and width in pixels of the grid returned, by default 4,096 for uint8 (up to
+        5,120 where two of these cover the scene) and 3,456
         for float32; or dask chunks for (y, x).
 
     Returns
@@ -120,7 +121,7 @@ def open_scene(
     grid = grid or model_grid(reader.grid, gsd, resize_factor)
     limits = _radiometry(reader, scale, stretch)
     dtype = scene_dtype(reader, is_rescaled=limits is not None)
-    chunk = default_chunk(dtype) if chunk is None else chunk
+    chunk = default_chunk(dtype, max(grid.height, grid.width)) if chunk is None else chunk
 
     pixels = _Pixels(reader, grid, limits, dtype)
     data, windows = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
@@ -206,9 +207,11 @@ def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
     return reader.grid.attach(xr.DataArray(stored[0], dims=("y", "x"), name="label"))
 
 
-def default_chunk(dtype: np.dtype[Any]) -> int:
-    """Height and width of the chunks of a scene that `open_scene` returns in `dtype`."""
-    return CHUNK if dtype == np.uint8 else FLOAT_CHUNK
+def default_chunk(dtype: np.dtype[Any], side: int) -> int:
+    """Longest height and width of the chunks of a scene in `dtype` whose longer side is `side`."""
+    if dtype != np.uint8:
+        return FLOAT_CHUNK
+    return LONGEST_CHUNK if side <= 2 * LONGEST_CHUNK else CHUNK
 
 
 def scene_dtype(reader: Reader, *, is_rescaled: bool) -> np.dtype[Any]:

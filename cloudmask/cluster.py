@@ -77,7 +77,20 @@ def connect(
 
 
 def send_weights(client: Client, path: str | Path) -> None:
-    """Bring a weight file to all workers, now and later, unless it comes with the package."""
+    """Bring a weight file to all workers, now and later, unless it comes with the package.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Such as `connect` gives.
+    path : str or Path
+        Of the file, on this machine: `CloudModel.path`.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
     sha256 = file_sha256(Path(path))
     if not ships_with_package(Path(path).name, sha256):
         client.register_plugin(_Weights(Path(path).read_bytes(), sha256))

@@ -45,6 +45,17 @@ class Sampling:
         return self.batch_size * ROUND // PATCHES_PER_VISIT
 
 
+def check_mix(found: Sequence[Chunk], sampling: Sampling) -> None:
+    """Refuse a mix of sets that are not there, with a ValueError."""
+    sets = dict.fromkeys(chunk.example.set for chunk in found)
+    unknown = dict(sampling.mix).keys() - sets.keys()
+    if unknown:
+        raise ValueError(
+            f"mix names sets without training images: {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(sets)}"
+        )
+
+
 def training_batches(
     found: Sequence[Chunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
 ) -> Any:
@@ -168,13 +179,8 @@ class _Draw:
                 cloudy.append(chunk)
             if chunk.clear:
                 clear.append(chunk)
+        check_mix(found, sampling)
         mix = dict(sampling.mix)
-        unknown = mix.keys() - self.sets.keys()
-        if unknown:
-            raise ValueError(
-                f"mix names sets without training images: {', '.join(sorted(unknown))}; "
-                f"there are {', '.join(self.sets)}"
-            )
         weights = np.array([mix.get(name, 1.0) for name in self.sets])
         self.weights = weights / weights.sum()
 

@@ -100,7 +100,7 @@ def evaluate(
     label: xr.DataArray,
     *,
     threshold: float = 0.5,
-    cloud: tuple[int, ...] = (CLOUD,),
+    cloud: tuple[int, ...] | None = None,
 ) -> Scores:
     """Compare a mask or a probability with a label of the same shape; computes both by chunk.
 
@@ -112,8 +112,8 @@ def evaluate(
         uint8: 0 clear, 1 cloud, 255 not counted.
     threshold : float
         Probability from which a pixel is cloud.
-    cloud : tuple of int
-        Values of the label that mean cloud.
+    cloud : tuple of int, optional
+        Values of the label that mean cloud, where it has others than 0, 1 and 255.
 
     Returns
     -------
@@ -150,6 +150,11 @@ def evaluate_model(
         Default: the model's.
     done : callable
         Called after each image.
+
+    Returns
+    -------
+    Evaluation
+        What was counted on each image.
 
     Raises
     ------

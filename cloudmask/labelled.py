@@ -31,11 +31,14 @@ class Reading:
     """Value that maps to 255 in images that are not uint8 and have none in the manifest."""
     stretch: float | None = None
     """Or: percentile to clip."""
-    cloud: tuple[int, ...] = (CLOUD,)
-    """Values of a label that mean cloud; all others mean clear, but for 255: not scored."""
+    cloud: tuple[int, ...] | None = None
+    """Values of a label that mean cloud; all others mean clear, but for 255: not scored. None:
+    labels are 0, 1 and 255."""
 
     def __post_init__(self) -> None:
-        outside = [value for value in self.cloud if not 0 <= value <= NODATA]
+        if self.scale is not None and self.stretch is not None:
+            raise ValueError("scale and stretch are both given: choose one")
+        outside = [value for value in self.cloud or () if not 0 <= value <= NODATA]
         if outside:
             raise ValueError(f"cloud is {outside[0]}: values of a label are 0 to {NODATA}")
 
@@ -84,18 +87,15 @@ def _open_pair(
     versions: tuple[str, str],  # noqa: ARG001  # what was overwritten is not taken from the cache
 ) -> tuple[xr.DataArray, xr.DataArray]:
     foreign = describe(example.image)["dtype"] != "uint8"
-    scale = example.scale or (reading.scale if foreign else None)
-    if foreign and reading.stretch is not None:
-        scene = open_scene(example.image, stretch=reading.stretch, chunk=chunk)
-    else:
-        scene = open_scene(example.image, scale=scale, chunk=chunk)
+    given = reading if foreign and example.scale is None else Reading(scale=example.scale)
+    scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)
     label = open_label(example.label, chunk=chunk)
     _check_pair(example, scene, label)
     _, rows, columns = scene.data.chunks
     return scene, label.chunk({"y": rows, "x": columns})
 
 
-def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) -> list[Chunk]:
+def index(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
     """Read every label once, check it against its image's header, and count its classes.
 
     Returns
@@ -111,7 +111,7 @@ def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) 
     found = []
     classes = to_classes(np.arange(NODATA + 1), reading)
     for example in examples:
-        _, label = open_pair(example, reading, chunk)
+        _, label = open_pair(example, reading)
         data = da.asarray(label.data)
         counts = dask.compute(*[dask.delayed(_histogram)(b) for b in data.to_delayed().ravel()])
         check_values(example.label, reading, sum(counts))
@@ -127,9 +127,9 @@ def index(examples: Sequence[Example], reading: Reading, *, chunk: int = CHUNK) 
     return found
 
 
-def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
+def read(chunk: Chunk, reading: Reading) -> Source:
     """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
-    scene, label = open_pair(chunk.example, reading, length)
+    scene, label = open_pair(chunk.example, reading)
     window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
     # Not by dask's configuration, which is one for all threads: others are reading, too.
     pixels, values = dask.compute(
@@ -145,7 +145,8 @@ def read(chunk: Chunk, reading: Reading, length: int = CHUNK) -> Source:
 def to_classes(values: Block, reading: Reading) -> Block:
     """Values of a label as 0, 1 and 255."""
     classes = np.where(values == NODATA, NODATA, CLEAR)
-    return np.where(np.isin(values, reading.cloud), CLOUD, classes).astype("uint8")
+    cloudy = (CLOUD,) if reading.cloud is None else reading.cloud
+    return np.where(np.isin(values, cloudy), CLOUD, classes).astype("uint8")
 
 
 def largest_side(found: Sequence[Chunk]) -> int:
@@ -172,7 +173,7 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
 def check_values(name: str, reading: Reading, counts: Block) -> None:
     """Refuse a label whose values say nothing, with a ValueError; `counts` is their histogram."""
     unknown = [str(v) for v in np.flatnonzero(counts) if v not in (CLEAR, CLOUD, NODATA)]
-    if unknown and reading.cloud == (CLOUD,):
+    if unknown and reading.cloud is None:
         raise ValueError(
             f"{name} has the values {', '.join(unknown)}: a label has 0, 1 and 255; "
             "say which mean cloud with --cloud VALUES"

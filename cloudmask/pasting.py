@@ -17,6 +17,9 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 Pixels = NDArray[Any]
 Labels = NDArray[Any]
 
+_FIELDS = 64
+"""Fields of noise that patches are cut from."""
+
 _OPAQUE, _VEIL = 0.3, 0.12
 """Opacity from which a pasted cloud is labelled cloud, and below which still clear."""
 
@@ -114,11 +117,11 @@ def _noise(size: int, rng: np.random.Generator) -> Pixels:
 
 
 @lru_cache(maxsize=2)
-def _noise_fields(side: int, count: int = 64) -> Pixels:
+def _noise_fields(side: int) -> Pixels:
     """Fields of noise from the grain of small cumulus to that of large decks."""
     rng = np.random.default_rng(0)
     f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * side
-    fields = np.empty((count, side, side), "float32")
+    fields = np.empty((_FIELDS, side, side), "float32")
     for field in fields:
         corner, slope = math.exp(rng.uniform(0, 4.2)), rng.uniform(1.7, 2.8)
         spectrum = (f**2 + corner**2) ** (-slope / 2)

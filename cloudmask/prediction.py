@@ -26,6 +26,11 @@ def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     -------
     (…, y, x) DataArray
         uint8: 0 clear, 1 cloud, 255 nodata; lazy.
+
+    Raises
+    ------
+    ValueError
+        As for `predict`.
     """
     return threshold(predict(scene, model, overlap=overlap), model.threshold)
 

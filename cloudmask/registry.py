@@ -169,7 +169,13 @@ def load_model(
 
 
 def list_models() -> dict[str, dict[str, Any]]:
-    """The registry: for each name its card, with training data, licences and scores."""
+    """Find the models that come with the package.
+
+    Returns
+    -------
+    dict
+        For each name its card: architecture, threshold, GSD, training data, licences and scores.
+    """
     registry = _registry()
     return {
         name: {**entry, "default": name == registry["default"]}

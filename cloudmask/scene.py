@@ -146,10 +146,26 @@ def open_valid(
     nodata: float | None = None,
     chunk: Chunk = CHUNK,
 ) -> xr.DataArray:
-    """Open where a scene is valid: (y, x) bool, lazy, on the scene's own grid.
+    """Open where a scene is valid, lazily, on the scene's own grid.
 
-    Costs nothing where the file declares no nodata, and needs no radiometry; otherwise as
-    `open_scene`, whose NaN it repeats.
+    Costs nothing where the file declares no nodata, and needs no radiometry.
+
+    Parameters
+    ----------
+    path, bands, nodata
+        As for `open_scene`.
+    chunk : int or tuple of tuples
+        Chunk height and width in pixels, or dask chunks for (y, x).
+
+    Returns
+    -------
+    (y, x) DataArray
+        bool: False where `open_scene` gives NaN.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        As for `open_scene`.
     """
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = reader.grid

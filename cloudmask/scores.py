@@ -96,9 +96,7 @@ def score(tallies: Sequence[Tally], threshold: float) -> Scores:
     return _scores(_counts(tallies, threshold).sum(axis=0))
 
 
-def intervals(
-    tallies: Sequence[Tally], threshold: float, *, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def intervals(tallies: Sequence[Tally], threshold: float) -> dict[str, tuple[float, float]]:
     """95 % intervals of each score, by bootstrap over scenes (Efron 1979).
 
     Parameters
@@ -110,7 +108,7 @@ def intervals(
     if len(tallies) < 2:
         return {}
     counts = _counts(tallies, threshold)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.integers(len(tallies), size=(_RESAMPLES, len(tallies)))
     resampled = [_scores(counts[rows].sum(axis=0)) for rows in drawn]
     result = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cloudmask import network as networks
-from cloudmask.dataset import ROUND, training_batches, validation_patches
+from cloudmask.dataset import ROUND, check_mix, training_batches, validation_patches
 from cloudmask.labelled import Chunk, index, largest_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
@@ -49,7 +49,7 @@ def train(
     manifest : str or Path
         As for `read_examples`; splits ``train`` and ``val`` are used.
     name : str
-        Of the run: 3–30 characters of A–Z, a–z, 0–9, _ and full stop.
+        Of the run: 3–30 characters of A–Z, a–z, 0–9, _ and, but for the first, full stop.
     recipe : Recipe, optional
         Architecture, loss, schedule, sampling.
     runs : str or Path
@@ -76,10 +76,15 @@ def train(
         The loss became NaN; the best weights until then are kept.
     MemoryError
         A batch does not fit.
+    OSError
+        An image cannot be read, or the run cannot be written: the disk is full.
     """
     recipe = recipe or Recipe()
     if not _NAME.fullmatch(name):
-        raise ValueError(f"run name is {name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or .")
+        raise ValueError(
+            f"run name is {name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or ., "
+            "which it may not begin with"
+        )
     folder = Path(runs) / name
     config = _config(manifest, recipe)
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
@@ -87,6 +92,7 @@ def train(
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     examples = read_examples(manifest)
     found = {split: _index(examples, split, recipe) for split in ("train", "val")}
+    check_mix(found["train"], recipe.sampling)
     network = _start(recipe)
 
     replaced = folder.with_name(f".{name}.replaced")

@@ -98,9 +98,13 @@ def test_evaluate_compares_with_the_label(folder):
     assert scores["recall"] == pytest.approx((found & true).sum() / true.sum())
     text = run("evaluate", "mask.tif", "scene_label.tif", cwd=folder).stdout
     assert text.startswith(f"F1 {scores['f1']:.3f}, precision")
-    perfect = run("evaluate", "mask.tif", "mask.tif", "--json", cwd=folder)
+    rasterio.shutil.copy(folder / "mask.tif", folder / "mask.vrt", driver="VRT")
+    perfect = run("evaluate", "mask.vrt", "mask.tif", "--json", cwd=folder)
     scores = json.loads(perfect.stdout)
     assert [scores[name] for name in ("f1", "precision", "recall", "iou")] == [1, 1, 1, 1]
+    foreign = run("evaluate", "mask.tif", "scene_label.tif", "--scale", "9", cwd=folder)
+    assert foreign.returncode != 0
+    assert "--scale is for a MODEL" in foreign.stderr
     assert scores["brier"] == 0
     assert scores["false_cloud"] is None  # there is cloud in it
 
@@ -193,6 +197,12 @@ def test_info_tells_the_grid_and_the_plan(folder):
     assert text.returncode == 0
     for words in ("600 × 700 px", "EPSG:32637", "10 × 10 m", "300 × 350 px", "1 × 1 chunks"):
         assert words in text.stdout
+
+
+def test_info_refuses_what_segment_refuses(folder):
+    done = run("info", "scene.tif", "--gsd", "native", "--resize-factor", "2", cwd=folder)
+    assert done.returncode != 0
+    assert "--gsd and --resize-factor are both given" in done.stderr
 
 
 def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):

@@ -185,6 +185,8 @@ def test_a_mask_elsewhere_is_refused():
 def test_values_of_a_mask_s_label_may_mean_cloud():
     scores = evaluate(plane([[0, 1, 0, 1]]), plane([[7, 2, 7, 3]]), cloud=(2, 3))
     assert scores.f1 == 1
+    only = evaluate(plane([[0, 1, 0]]), plane([[0, 1, 2]]), cloud=(1,))
+    assert only.f1 == 1  # 2 is clear, although 1 is what means cloud anyway
 
 
 def test_uint16_needs_its_scale_before_any_pixel_is_read(make_scene, rng):
@@ -202,4 +204,8 @@ def test_uint16_needs_its_scale_before_any_pixel_is_read(make_scene, rng):
     whole = evaluate_model(FakeModel(), read_examples(manifest), Reading(scale=10_000))
     manifest.write_text(f"image,label,split,scale\n{scene.name},{label.name},test,10000\n")
     from_manifest = evaluate_model(FakeModel(), read_examples(manifest), Reading(scale=65_535))
-    assert whole.tallies[0].squared_error == from_manifest.tallies[0].squared_error
+    stretched = evaluate_model(FakeModel(), read_examples(manifest), Reading(stretch=5))
+    for each in (from_manifest, stretched):  # the manifest knows its images best
+        assert whole.tallies[0].squared_error == each.tallies[0].squared_error
+    with pytest.raises(ValueError, match="scale and stretch are both given"):
+        Reading(scale=10_000, stretch=5)

@@ -394,6 +394,10 @@ def test_a_replaced_run_is_there_until_the_new_one_is_finished(tiny_run, tiles, 
     recipe = replace(TINY, weights=str(tmp_path / "tiny"))
     with pytest.raises(ValueError, match="is to start from its own weights: choose another name"):
         train(tiles, "tiny", recipe, runs=tmp_path, overwrite=True)
+    recipe = replace(TINY, sampling=replace(TINY.sampling, mix=(("other", 2.0),)))
+    with pytest.raises(ValueError, match="mix names sets without training images: other"):
+        train(tiles, "tiny", recipe, runs=tmp_path, overwrite=True)
+    assert load_model(tmp_path / "tiny").sha256 == load_model(tiny_run).sha256
 
     def stopped(_):
         raise KeyboardInterrupt

@@ -16,7 +16,11 @@ from cloudmask.cli.output import log_to_stderr, print_json
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
 )
-@click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Cloud from this probability on; default: the model's, 0.5 for a MASK.",
+)
 @reading_options
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and pictures.")
@@ -32,8 +36,11 @@ def evaluate(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL."""
-    from cloudmask.constants import is_zarr
+    """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL.
+
+    A MODEL is one of `cloudmask models`, the folder of a training run, or a .h5 or .hdf5 file. For
+    a MASK only --threshold, --cloud, --json and --quiet say anything.
+    """
     from cloudmask.evaluation import check_folder, evaluate_model, write_evaluation
     from cloudmask.evaluation import evaluate as evaluate_mask
     from cloudmask.labelled import Reading
@@ -47,9 +54,11 @@ def evaluate(
     log_to_stderr(quiet=quiet)
     if threshold is not None:
         check_threshold(threshold)
-    if is_zarr(what) or what.lower().endswith((".tif", ".tiff", ".png")):
-        if out is not None:
-            raise ValueError("--out is for a MODEL on a MANIFEST: a MASK has one line of scores")
+    if _is_mask(what):
+        given = {"out": out, "precision": precision, **options, "cloud": None}
+        foreign = [f"--{key}" for key, value in given.items() if value is not None]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)} is for a MODEL on a MANIFEST: leave it out")
         cut = 0.5 if threshold is None else threshold
         scores = evaluate_mask(
             open_label(what), open_label(against), threshold=cut, cloud=options["cloud"]
@@ -77,6 +86,13 @@ def evaluate(
             print(f"{name:20} {scores['scenes']:6} {values}")
 
 
+def _is_mask(what: str) -> bool:
+    """A store, a URL, or a file that holds no weights."""
+    path = Path(what)
+    is_raster = path.suffix.lower() in (".tif", ".tiff", ".png", ".zarr") or "://" in what
+    return is_raster or (path.is_file() and path.suffix.lower() not in (".h5", ".hdf5"))
+
+
 _SHOWN = ("precision", "recall", "f1", "f2", "iou", "brier", "false_cloud")
 
 
@@ -99,7 +115,9 @@ def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.argument("name")
-@click.option("--architecture", default="unet_vgg16", show_default=True)
+@click.option(
+    "--architecture", metavar="unet_vgg16|cloudx_net|lite", default="unet_vgg16", show_default=True
+)
 @click.option(
     "--loss",
     default="f1",
@@ -123,7 +141,13 @@ def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
     help="Where a VGG16 encoder starts; default: imagenet for a U-Net that starts afresh.",
 )
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
-@click.option("--patch", type=click.IntRange(min=32), default=256, show_default=True)
+@click.option(
+    "--patch",
+    type=click.IntRange(min=32),
+    default=256,
+    show_default=True,
+    help="Height and width in pixels, a multiple of the network's stride.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--mix", type=Mix(), default=(), help="How often sets are drawn; default: alike.")
 @click.option(

@@ -81,7 +81,10 @@ def scene_options(command: Any) -> Any:
     """Options that say how a scene is read."""
     for option in reversed(
         [
-            click.option("--model", metavar="NAME|FILE", help="Model; see `cloudmask models`."),
+            click.option(
+                "--model", metavar="NAME|FILE|RUN",
+                help="Model, of `cloudmask models`, of a file or of a training run.",
+            ),
             click.option(
                 "--bands", type=Bands(), default="1,2,3", show_default=True,
                 help="Red, green and blue, counted from 1.",
@@ -94,6 +97,13 @@ def scene_options(command: Any) -> Any:
             click.option(
                 "--resize-factor", type=float, metavar="N",
                 help="Read at pixels N times as long instead.",
+            ),
+            click.option(
+                "--scale", type=float, help="Value that maps to 255 (needed unless uint8)."
+            ),
+            click.option(
+                "--stretch", type=float, metavar="PERCENT",
+                help="Or: percentile to clip at both ends; 2 is light, 5 medium, 10 heavy.",
             ),
             click.option(
                 "--nodata", type=float, metavar="VALUE",
@@ -113,6 +123,13 @@ def scene_options(command: Any) -> Any:
     return command
 
 
+def refuse_both(options: dict[str, Any], one: str, other: str) -> None:
+    """Refuse two options that say the same, before anything is opened."""
+    if options[one] is not None and options[other] is not None:
+        names = (f"--{key.replace('_', '-')}" for key in (one, other))
+        raise ValueError(f"{' and '.join(names)} are both given: choose one")
+
+
 def reading_options(command: Any) -> Any:
     """Options that say how images of a manifest and their labels are read."""
     for option in reversed(
@@ -122,7 +139,7 @@ def reading_options(command: Any) -> Any:
             ),
             click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
             click.option(
-                "--cloud", type=Numbers(), default=(1,),
+                "--cloud", type=Numbers(),
                 help="Values of a label that mean cloud; all others are clear, but for 255; "
                 "default: labels are 0, 1 and 255.",
             ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cloudmask.cli.options import Location, scene_options
+from cloudmask.cli.options import Location, refuse_both, scene_options
 from cloudmask.cli.output import log_to_stderr, print_json
 
 
@@ -25,11 +25,6 @@ from cloudmask.cli.output import log_to_stderr, print_json
     help="Keep what an earlier run finished: of many scenes, or of the chunks of a .zarr.",
 )  # fmt: skip
 @scene_options
-@click.option("--scale", type=float, help="Value that maps to 255 (needed unless uint8).")
-@click.option(
-    "--stretch", type=float, metavar="PERCENT",
-    help="Or: percentile to clip at both ends; 2 is light, 5 medium, 10 heavy.",
-)  # fmt: skip
 @click.option("--threshold", type=float, help="Cloud from this probability on; default: model's.")
 @click.option("--probability", is_flag=True, help="Write probabilities, on the model's grid.")
 @click.option(
@@ -77,8 +72,8 @@ def segment(
     from cloudmask.registry import load_model
 
     log_to_stderr(quiet=quiet)
-    if options["gsd"] is not None and options["resize_factor"] is not None:
-        raise ValueError("--gsd and --resize-factor are both given: choose one")
+    refuse_both(options, "gsd", "resize_factor")
+    refuse_both(options, "scale", "stretch")
     if out_dir is None and len(paths) != 2:
         raise ValueError("give SCENE and OUT, or scenes and --out-dir")
     if out_dir is not None and options["quicklook"] is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cloudmask.cli.options import scene_options
+from cloudmask.cli.options import refuse_both, scene_options
 from cloudmask.cli.output import log_to_stderr, print_json
 
 
@@ -39,6 +39,8 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
     from cloudmask.scene import describe
 
     log_to_stderr(quiet=False)
+    refuse_both(options, "gsd", "resize_factor")
+    refuse_both(options, "scale", "stretch")
     model = load_model(options.pop("model"))
     plan = plan_scene(scene, model, **options)
     facts = describe(scene, options["bands"], options["nodata"]) | {

@@ -49,7 +49,7 @@ class RasterReader:
     name: str
     """What GDAL opens: the path, or a VRT document of it."""
     version: str
-    """Size and time of a local file: an overwritten file is another scene."""
+    """Size, time and number of a local file: an overwritten file is another scene."""
     bands: tuple[int, ...]
     grid: Grid
     dtype: np.dtype[Any]

@@ -104,6 +104,7 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
     """
     path = locate(path)
     check_output(path, overwrite=overwrite)
+    _check_plane(array)
     if array.dtype != np.uint8:
         raise ValueError(f"a picture shows a mask, not {array.dtype}: cut it with threshold first")
     with replacing(path) as work:
@@ -115,6 +116,14 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
             verify(work / path.name, sums)
 
 
+def _check_plane(array: xr.DataArray) -> None:
+    if array.dims != ("y", "x"):
+        raise ValueError(
+            f"the array has dimensions {', '.join(map(str, array.dims))}: a file holds one (y, x) "
+            "array, select it first"
+        )
+
+
 def _as_file(
     array: xr.DataArray,
     like: xr.DataArray | str | Path | None,
@@ -122,11 +131,7 @@ def _as_file(
     resampling: str,
 ) -> xr.DataArray:
     """The array as it will be stored: on the scene's grid, cut, attributes to match."""
-    if array.dims != ("y", "x"):
-        raise ValueError(
-            f"the array has dimensions {', '.join(map(str, array.dims))}: a COG holds one (y, x) "
-            "array, select it first"
-        )
+    _check_plane(array)
     check_kind(array)
     is_mask = array.dtype == np.uint8
     if not is_mask:

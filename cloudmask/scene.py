@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +17,13 @@ from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK, is_zarr
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
-from cloudmask.windows import Chunk, Windows, all_valid, open_lazily, square_chunks
+from cloudmask.windows import Chunk, Load, Windows, all_valid, open_lazily, square_chunks
 
 logger = logging.getLogger(__name__)
 
 WINDOWS = "windows"
-"""Key in the encoding of a scene, of how to read others than its chunks."""
+"""Key in the encoding of a scene on its own grid, and of where it is valid: how to read others than
+its chunks. On a coarser grid these would average much twice."""
 
 # A percentile from a million pixels is exact to a tenth of a percent.
 _SAMPLE_SIDE = 1024
@@ -100,8 +101,7 @@ def open_scene(
         Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
     chunk : int or tuple of tuples
         Chunk height and width in pixels of the grid returned, by default 4,096 for uint8 (up to
-        5,120 where two of these cover the scene) and 3,456
-        for float32; or dask chunks for (y, x).
+        5,120 where two of these cover the scene) and 3,456 for float32; or dask chunks for (y, x).
 
     Returns
     -------
@@ -124,10 +124,11 @@ def open_scene(
     chunk = default_chunk(dtype, max(grid.height, grid.width)) if chunk is None else chunk
 
     pixels = _Pixels(reader, grid, limits, dtype)
-    data, windows = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
+    data, is_striped = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
     array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
     array.encoding["source"] = str(path)
-    array.encoding[WINDOWS] = windows
+    if grid == reader.grid:
+        array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
     array.attrs["scene_source"] = str(path)
     array.attrs["scene_version"] = reader.version
     if limits is not None:
@@ -144,7 +145,7 @@ def open_valid(
     *,
     bands: Sequence[int] = (1, 2, 3),
     nodata: float | None = None,
-    chunk: Chunk = CHUNK,
+    chunk: Chunk = CHUNK // 2,
 ) -> xr.DataArray:
     """Open where a scene is valid, lazily, on the scene's own grid.
 
@@ -169,17 +170,17 @@ def open_valid(
     """
     reader = open_reader(str(path), tuple(bands), nodata)
     grid = reader.grid
-    windows: Windows | None
+    dtype = np.dtype(bool)
+    load: Load
     if reader.can_be_nodata:
-        load, dtype = _Valid(reader), np.dtype(bool)
-        whole, windows = open_lazily(load, reader, grid, chunk, bands=1, dtype=dtype)
+        load = _Valid(reader)
+        whole, is_striped = open_lazily(load, reader, grid, chunk, bands=1, dtype=dtype)
         data = whole[0]
-        windows = windows and replace(windows, name=data.name)
     else:
-        data = da.ones((grid.height, grid.width), dtype=bool, chunks=square_chunks(grid, chunk))
-        windows = Windows(data.name, all_valid, is_striped=False)
+        load, is_striped = all_valid, False
+        data = da.ones((grid.height, grid.width), dtype, chunks=square_chunks(grid, chunk))
     array = xr.DataArray(data, dims=("y", "x"), name="valid")
-    array.encoding[WINDOWS] = windows
+    array.encoding[WINDOWS] = Windows(data.name, load, is_striped)
     return grid.attach(array)
 
 

@@ -26,13 +26,13 @@ _READ_SIDE = 4096
 
 @dataclass(frozen=True)
 class Windows:
-    """Reads any window of a lazy array, at no more cost than its chunks."""
+    """Reads any window of a lazy array, without waiting for its chunks."""
 
     name: str
     """Of the dask array: whatever is made of it has another."""
     load: Load
     is_striped: bool
-    """Windows that do not span the scene decode strips again."""
+    """Windows that do not span the scene decode its strips again."""
 
     def are_of(self, array: Array) -> bool:
         """Whether `array` is the one that is read so, and was not persisted."""
@@ -47,14 +47,14 @@ def all_valid(rows: slice, columns: slice) -> Block:
 
 def open_lazily(
     load: Load, reader: Reader, grid: Grid, chunk: Chunk, *, bands: int, dtype: np.dtype[Any]
-) -> tuple[Array, Windows | None]:
+) -> tuple[Array, bool]:
     """A dask array (band, y, x) of `grid` whose chunks call `load`.
 
     Returns
     -------
     dask array
-    Windows or None
-        None on a coarser grid, where other windows would average much twice.
+    bool
+        Whether the file is in strips, each of which lies in several chunks.
     """
     wanted = square_chunks(grid, chunk)
     native = reader.grid
@@ -84,7 +84,7 @@ def open_lazily(
         token=da.core.tokenize(load, read_chunks),
         name=None,
     ).rechunk({1: wanted[0], 2: wanted[1]})
-    return data, Windows(data.name, load, is_striped) if grid == native else None
+    return data, is_striped
 
 
 def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:

@@ -102,9 +102,13 @@ def test_evaluate_compares_with_the_label(folder):
     perfect = run("evaluate", "mask.vrt", "mask.tif", "--json", cwd=folder)
     scores = json.loads(perfect.stdout)
     assert [scores[name] for name in ("f1", "precision", "recall", "iou")] == [1, 1, 1, 1]
+    (folder / "unet-f1").touch()  # a model's name is the model
+    other = run("evaluate", "unet-f1", "none.csv", cwd=folder)
+    (folder / "unet-f1").unlink()
+    assert "none.csv does not exist: give a manifest" in other.stderr
     foreign = run("evaluate", "mask.tif", "scene_label.tif", "--scale", "9", cwd=folder)
     assert foreign.returncode != 0
-    assert "--scale is for a MODEL" in foreign.stderr
+    assert "--scale: only for a MODEL" in foreign.stderr
     assert scores["brier"] == 0
     assert scores["false_cloud"] is None  # there is cloud in it
 

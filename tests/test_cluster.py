@@ -306,6 +306,23 @@ def test_a_client_that_is_closed_leaves_nobody_waiting(cluster):
     assert "mask was not finished" in failed[0]
 
 
+def test_of_many_failures_one_is_told_with_its_own_window(cluster):
+    def fail(block, block_id=None):
+        if block_id[1]:
+            raise ValueError(f"column {block_id[1]}")
+        return block
+
+    def wait(window, block):  # noqa: ARG001  # until all others have failed
+        time.sleep(1)
+
+    chunks = da.zeros((10, 80), dtype="uint8", chunks=10).map_blocks(fail, dtype="uint8")
+    with (
+        Client(cluster),
+        pytest.raises(OSError, match=r"columns (\d)0–\d0 of mask failed 3 times: column \1$"),
+    ):
+        stream(chunks, wait, "mask")
+
+
 def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
     def note(block, block_id=None):
         Path(tmp_path, ".".join(map(str, block_id))).touch()

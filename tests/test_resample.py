@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import xarray as xr
 from affine import Affine
+from conftest import FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
-from cloudmask import enlarge, enlarging, open_scene, open_valid, resample
+from cloudmask import enlarge, enlarging, open_scene, open_valid, predict, resample
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
+from cloudmask.readers.raster import RasterReader
+from cloudmask.scene import WINDOWS
 
 UTM = CRS.from_epsg(32633)
 
@@ -222,6 +225,40 @@ def test_a_scene_counts_as_nodata_where_any_band_is(make_scene, rng):
     array = on_grid(np.full((coarse.height, coarse.width), 0.5, "float32"), coarse)
     for like in (scene, open_valid(path, chunk=32)):
         np.testing.assert_array_equal(np.isnan(enlarge(array, like)), (pixels == 0).any(axis=0))
+
+
+def test_strips_are_read_whole_and_say_the_same_as_tiles(make_scene, rng, small_chunks):
+    """A scene wider than 1,024 px, whose rows are cut into squares when they are enlarged."""
+    pixels = rng.integers(0, 120, (3, 300, 1300)).astype("uint8")
+    pixels[:, :, 600:][pixels[:, :, 600:] > 0] += 120
+    striped = make_scene(pixels, "strips.tif", nodata=0, blockysize=8)
+    tiled = make_scene(pixels, "tiles.tif", nodata=0, tiled=True, blockxsize=128, blockysize=128)
+    probability = predict(open_scene(striped, resize_factor=7, scale=255), FakeModel())
+    small_chunks(256)
+    whole = open_valid(striped, chunk=256)
+    assert whole.encoding[WINDOWS].is_striped
+    masks = [enlarge(probability, like, threshold=0.5) for like in (whole, open_valid(tiled))]
+    assert masks[0].chunks == masks[1].chunks
+    np.testing.assert_array_equal(*masks)
+    np.testing.assert_array_equal(masks[0] == NODATA, (pixels == 0).any(axis=0))
+    assert {int(value) for value in np.unique(masks[0])} == {CLEAR, CLOUD, NODATA}
+
+
+def test_another_array_than_the_one_opened_is_not_read_from_the_file(make_scene, rng, monkeypatch):
+    """What persisted, cropped or changed arrays know of the file they came from is not theirs."""
+    pixels = rng.integers(0, 9, (3, 120, 160)).astype("uint8")
+    valid = open_valid(make_scene(pixels, nodata=0), chunk=64)
+
+    def seen(like):
+        coarse = grid_of(like).coarser(4, 4)
+        ones = np.ones((coarse.height, coarse.width), "uint8")
+        return enlarge(on_grid(ones, coarse), like).compute() != NODATA
+
+    for like in (valid[40:80, 80:160], valid & (valid.x > valid.x[80])):
+        np.testing.assert_array_equal(seen(like), like)
+    kept = valid.persist()
+    monkeypatch.setattr(RasterReader, "read", None)
+    np.testing.assert_array_equal(seen(kept), (pixels != 0).all(axis=0))
 
 
 def test_every_valid_pixel_of_a_scene_is_in_the_mask_however_lonely(make_scene, rng):

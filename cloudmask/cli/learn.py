@@ -14,7 +14,7 @@ from cloudmask.cli.output import log_to_stderr, print_json
 @click.argument("what", metavar="MODEL|MASK")
 @click.argument("against", metavar="MANIFEST|LABEL")
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
+    "--split", type=click.Choice(["train", "val", "test"]), help="Of the MANIFEST; default: val."
 )
 @click.option(
     "--threshold",
@@ -30,7 +30,7 @@ from cloudmask.cli.output import log_to_stderr, print_json
 def evaluate(
     what: str,
     against: str,
-    split: str,
+    split: str | None,
     threshold: float | None,
     precision: str | None,
     out: Path | None,
@@ -55,10 +55,11 @@ def evaluate(
     if threshold is not None:
         check_threshold(threshold)
     if _is_mask(what):
-        given = {"out": out, "precision": precision, **options, "cloud": None}
+        given = {"split": split, "out": out, "precision": precision, "overwrite": overwrite or None}
+        given |= {key: options[key] for key in ("scale", "stretch")}
         foreign = [f"--{key}" for key, value in given.items() if value is not None]
         if foreign:
-            raise ValueError(f"{', '.join(foreign)} is for a MODEL on a MANIFEST: leave it out")
+            raise ValueError(f"{', '.join(foreign)}: only for a MODEL on a MANIFEST, leave out")
         cut = 0.5 if threshold is None else threshold
         scores = evaluate_mask(
             open_label(what), open_label(against), threshold=cut, cloud=options["cloud"]
@@ -66,7 +67,7 @@ def evaluate(
         _print_scores(scores, as_json=as_json, quiet=quiet)
         return
     model = load_model(what, precision=precision)
-    reading = Reading(**options)
+    reading, split = Reading(**options), split or "val"
     examples = select_split(read_examples(against), split)
     if out is not None:
         check_folder(out, overwrite=overwrite)
@@ -87,10 +88,14 @@ def evaluate(
 
 
 def _is_mask(what: str) -> bool:
-    """A store, a URL, or a file that holds no weights."""
-    path = Path(what)
-    is_raster = path.suffix.lower() in (".tif", ".tiff", ".png", ".zarr") or "://" in what
-    return is_raster or (path.is_file() and path.suffix.lower() not in (".h5", ".hdf5"))
+    """A store, what GDAL or the web holds, or a file that is neither weights nor a manifest."""
+    from cloudmask.registry import list_models
+
+    ending = Path(what).suffix.lower()
+    if ending in (".tif", ".tiff", ".png", ".zarr") or "://" in what or what.startswith("/vsi"):
+        return True
+    is_other = ending in (".h5", ".hdf5", ".csv") or what in list_models()
+    return Path(what).is_file() and not is_other
 
 
 _SHOWN = ("precision", "recall", "f1", "f2", "iou", "brier", "false_cloud")

@@ -77,8 +77,8 @@ def stream(
 
     client = None if scheduler else active_client()
     if client is not None:
-        fetched = max(1, _FETCHED_BYTES // (math.prod(array.chunksize) * array.dtype.itemsize))
-        _from_cluster(client, rows[:-1], taken, name, fetched)
+        at_once = max(1, _FETCHED_BYTES // (math.prod(array.chunksize) * array.dtype.itemsize))
+        _from_cluster(client, rows[:-1], taken, name, at_once)
     elif (scheduler or dask.config.get("scheduler", None)) in ("processes", "multiprocessing"):
         for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
             for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
@@ -104,11 +104,11 @@ def active_client() -> Any:
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
-def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, fetched: int) -> None:
+def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at_once: int) -> None:
     """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
 
     More would pile up results, and what was read for them, faster than one writer takes them.
-    At most `fetched` chunks are in this process.
+    In this process are `at_once` of them, and as many that are just coming.
     """
     from distributed import as_completed
     from distributed.client import ClosedClientError
@@ -131,16 +131,19 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, fe
 
     submit()
     submit()
-    batches = (b[i : i + fetched] for b in running.batches() for i in range(0, len(b), fetched))
+    batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
     for futures in batches:
         try:
             blocks = client.gather(futures)
         except Exception as error:  # whatever a worker raised, or that it died
-            failed = [future for future in futures if future.status == "error"]
-            if not failed or client.status != "running":  # the connection may tell before it does
+            failed = next((future for future in futures if future.status == "error"), None)
+            if client.status != "running":
                 raise OSError(gone) from error
+            if failed is None:  # the connection may tell before the client does
+                raise OSError(f"{gone}, or gave its chunks up: {_first_line(error)}") from error
             client.cancel(list(windows))
-            raise OSError(_failure(name, windows[failed[0]], error)) from error
+            cause = failed.exception()
+            raise OSError(_failure(name, windows[failed], cause)) from cause
         for future, block in zip(futures, blocks, strict=True):
             take(windows.pop(future), block)
             future.release()
@@ -194,5 +197,8 @@ def _failure(name: str, window: Window, error: Exception) -> str:
             f"{chunk} failed: {error.allowed_failures + 1} workers died of it, perhaps for want of "
             "memory; choose a smaller chunk, or larger workers"
         )
-    cause = str(error).strip().split("\n")[0] or type(error).__name__
-    return f"{chunk} failed {_RETRIES + 1} times: {cause}"
+    return f"{chunk} failed {_RETRIES + 1} times: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -141,8 +141,8 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
                 raise OSError(gone) from error
             if failed is None:  # the connection may tell before the client does
                 raise OSError(f"{gone}, or gave its chunks up: {_first_line(error)}") from error
+            cause = failed.exception()  # which a cancelled one forgets
             client.cancel(list(windows))
-            cause = failed.exception()
             raise OSError(_failure(name, windows[failed], cause)) from cause
         for future, block in zip(futures, blocks, strict=True):
             take(windows.pop(future), block)

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from cloudmask.evaluation import evaluate, evaluate_model
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
+    from cloudmask.planes import open_label, open_valid
     from cloudmask.prediction import predict, segment
     from cloudmask.recipe import Recipe
     from cloudmask.registry import CloudModel, list_models, load_model
     from cloudmask.report import cloud_cover, quicklook
     from cloudmask.sample import write_sample
-    from cloudmask.scene import open_label, open_scene, open_valid
+    from cloudmask.scene import open_scene
     from cloudmask.training import train
     from cloudmask.write import write_cog, write_png, write_zarr
 
@@ -57,9 +58,9 @@ _HOME = {
     "evaluate_model": "evaluation",
     "list_models": "registry",
     "load_model": "registry",
-    "open_label": "scene",
+    "open_label": "planes",
     "open_scene": "scene",
-    "open_valid": "scene",
+    "open_valid": "planes",
     "predict": "prediction",
     "quicklook": "report",
     "read_examples": "manifest",

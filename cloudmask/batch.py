@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cloudmask.readers.protocol import version_of
+from cloudmask.readers.protocol import first_line, version_of
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -180,9 +180,8 @@ def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudC
         cover = segment(scene, output)
     except Exception as error:  # whatever it is, it is this scene's
         logger.debug("traceback", exc_info=True)
-        line = str(error).strip().split("\n")[0] or type(error).__name__
         seconds = round(time.perf_counter() - begun, 2)
-        return Outcome(scene, str(output), None, None, seconds, "failed", line)
+        return Outcome(scene, str(output), None, None, seconds, "failed", first_line(error))
     seconds = round(time.perf_counter() - begun, 2)
     return Outcome(scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done")
 

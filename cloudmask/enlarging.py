@@ -13,9 +13,8 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.mask import check_threshold, mask_attributes
-from cloudmask.scene import WINDOWS
 from cloudmask.stopwatch import stage
-from cloudmask.windows import Chunks, Load, all_valid
+from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
 
 FINE_CHUNK = 2048
 """Chunk height and width of an enlarged array: four blocks of a COG."""

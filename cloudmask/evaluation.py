@@ -14,11 +14,12 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
+from cloudmask.constants import FLOAT_CHUNK
 from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of
 from cloudmask.labelled import Reading, check_values, open_pair, to_classes
 from cloudmask.manifest import Example
+from cloudmask.mask import threshold as mask_of
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
 from cloudmask.prediction import predict
 from cloudmask.scores import (
@@ -226,11 +227,9 @@ def _tile(example: Example, model: Predictor, reading: Reading, threshold: float
     scene, label = open_pair(example, reading, FLOAT_CHUNK)
     step = -(-max(label.shape) // _TILE_SIDE)
     thin = {"y": slice(None, None, step), "x": slice(None, None, step)}
-    probability = predict(scene, model).isel(thin).to_numpy()
+    cut = mask_of(predict(scene, model).isel(thin), threshold).to_numpy()
     classes = to_classes(label.isel(thin).to_numpy(), reading)
     pixels = np.nan_to_num(np.moveaxis(scene.isel(thin).to_numpy(), 0, -1))
-    cut = np.where(probability >= threshold, CLOUD, CLEAR)
-    cut = np.where(np.isnan(probability), NODATA, cut).astype("uint8")
     accuracy = score([tally(cut, classes)], 0.5).accuracy
     title = f"{example.set}: {Path(example.image).name}, {1 - accuracy:.0%} wrong"
     return Tile(title, pixels.astype("uint8"), classes, cut)

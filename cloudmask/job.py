@@ -11,10 +11,11 @@ from cloudmask.constants import is_remote
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import check_threshold, threshold
 from cloudmask.plan import Plan
+from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
 from cloudmask.registry import CloudModel
 from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
-from cloudmask.scene import open_label, open_scene, open_valid
+from cloudmask.scene import open_scene
 from cloudmask.write import check_output, write_cog, write_png, write_zarr
 
 _WRITERS: dict[str, Callable[..., None]] = {

@@ -16,8 +16,9 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.grid import grid_of
 from cloudmask.manifest import Example
+from cloudmask.planes import open_label
 from cloudmask.readers.protocol import version_of
-from cloudmask.scene import describe, open_label, open_scene
+from cloudmask.scene import describe, open_scene
 
 CHUNK = 1024
 """Height and width of a chunk, read whole for a few patches."""

@@ -11,7 +11,8 @@ from cloudmask import chunks
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.mask import threshold
-from cloudmask.scene import WINDOWS, default_chunk
+from cloudmask.scene import default_chunk
+from cloudmask.windows import WINDOWS
 
 
 def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:

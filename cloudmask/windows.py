@@ -18,6 +18,10 @@ Chunk = int | Chunks
 Load = Callable[[slice, slice], Block]
 """(rows, columns) → (band, y, x); small, and crosses to a worker."""
 
+WINDOWS = "windows"
+"""Key in the encoding of a scene on its own grid, and of where it is valid: how to read others than
+its chunks. On a coarser grid these would average much twice."""
+
 # Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
 # the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
 # blocks several times, since they do not fit its cache.

@@ -14,7 +14,7 @@ from cloudmask import enlarge, enlarging, open_scene, open_valid, predict, resam
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers.raster import RasterReader
-from cloudmask.scene import WINDOWS
+from cloudmask.windows import WINDOWS
 
 UTM = CRS.from_epsg(32633)
 

@@ -46,9 +46,9 @@ def evaluate(
     from cloudmask.labelled import Reading
     from cloudmask.manifest import read_examples, select_split
     from cloudmask.mask import check_threshold
+    from cloudmask.planes import open_label
     from cloudmask.progress import Bars
     from cloudmask.registry import load_model
-    from cloudmask.scene import open_label
 
     as_json, overwrite, quiet = (options.pop(key) for key in ("as_json", "overwrite", "quiet"))
     log_to_stderr(quiet=quiet)

@@ -18,6 +18,7 @@ import xarray as xr
 from rasterio._err import CPLE_BaseError
 
 from cloudmask.constants import is_remote, is_zarr
+from cloudmask.readers.protocol import first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -57,10 +58,9 @@ def _check_remote(path: Path, *, overwrite: bool) -> None:
     except ImportError as error:
         raise ImportError(f"{path} needs a package: {error}") from error
     except Exception as error:  # each store has exceptions of its own
-        cause = str(error).strip().split("\n")[0] or type(error).__name__
         raise OSError(
-            f"{path} cannot be written to: {cause}; check the bucket, its rights and the "
-            "credentials"
+            f"{path} cannot be written to: {first_line(error)}; check the bucket, its rights and "
+            "the credentials"
         ) from error
     if exists and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite to replace it")

@@ -13,7 +13,7 @@ import xarray as xr
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, locate
 from cloudmask.enlarging import enlarge
 from cloudmask.memory import give_freed_memory_back
-from cloudmask.scene import open_label, open_valid
+from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import stage
 from cloudmask.watch import watched_by
 from cloudmask.write.output import check_kind, check_output, replacing, writing

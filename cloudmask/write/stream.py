@@ -12,6 +12,7 @@ from dask.delayed import Delayed
 from dask.optimization import cull
 
 from cloudmask.chunks import Block
+from cloudmask.readers.protocol import first_line
 from cloudmask.watch import counter
 
 Window = tuple[slice, ...]
@@ -140,7 +141,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
             if client.status != "running":
                 raise OSError(gone) from error
             if failed is None:  # the connection may tell before the client does
-                raise OSError(f"{gone}, or gave its chunks up: {_first_line(error)}") from error
+                raise OSError(f"{gone}, or gave its chunks up: {first_line(error)}") from error
             cause = failed.exception()  # which a cancelled one forgets
             client.cancel(list(windows))
             raise OSError(_failure(name, windows[failed], cause)) from cause
@@ -197,8 +198,4 @@ def _failure(name: str, window: Window, error: Exception) -> str:
             f"{chunk} failed: {error.allowed_failures + 1} workers died of it, perhaps for want of "
             "memory; choose a smaller chunk, or larger workers"
         )
-    return f"{chunk} failed {_RETRIES + 1} times: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return f"{chunk} failed {_RETRIES + 1} times: {first_line(error)}"

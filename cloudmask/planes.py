@@ -1,0 +1,121 @@
+"""Open what has one plane, lazily: where a scene is valid, and labels and masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from cloudmask.chunks import Block
+from cloudmask.constants import CHUNK, is_zarr
+from cloudmask.readers import Reader, open_reader
+from cloudmask.readers.raster import RasterReader
+from cloudmask.windows import WINDOWS, Chunk, Load, Windows, all_valid, open_lazily, square_chunks
+
+
+@dataclass(frozen=True)
+class _Valid:
+    """Reads where a scene is valid, on its own grid."""
+
+    reader: Reader
+
+    def __call__(self, rows: slice, columns: slice) -> Block:
+        values = self.reader.read(self.reader.grid, rows, columns)
+        return np.asarray(~np.isnan(values).any(axis=0, keepdims=True))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Reads windows of a file as it is."""
+
+    reader: RasterReader
+
+    def __call__(self, rows: slice, columns: slice) -> Block:
+        return self.reader.stored(rows, columns)
+
+
+def open_valid(
+    path: str | Path,
+    *,
+    bands: Sequence[int] = (1, 2, 3),
+    nodata: float | None = None,
+    chunk: Chunk = CHUNK // 2,
+) -> xr.DataArray:
+    """Open where a scene is valid, lazily, on the scene's own grid.
+
+    Costs nothing where the file declares no nodata, and needs no radiometry.
+
+    Parameters
+    ----------
+    path, bands, nodata
+        As for `open_scene`.
+    chunk : int or tuple of tuples
+        Chunk height and width in pixels, or dask chunks for (y, x).
+
+    Returns
+    -------
+    (y, x) DataArray
+        bool: False where `open_scene` gives NaN.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        As for `open_scene`.
+    """
+    reader = open_reader(str(path), tuple(bands), nodata)
+    grid = reader.grid
+    dtype = np.dtype(bool)
+    load: Load
+    if reader.can_be_nodata:
+        load = _Valid(reader)
+        whole, is_striped = open_lazily(load, reader, grid, chunk, bands=1, dtype=dtype)
+        data = whole[0]
+    else:
+        load, is_striped = all_valid, False
+        data = da.ones((grid.height, grid.width), dtype, chunks=square_chunks(grid, chunk))
+    array = xr.DataArray(data, dims=("y", "x"), name="valid")
+    array.encoding[WINDOWS] = Windows(data.name, load, is_striped)
+    return grid.attach(array)
+
+
+def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
+    """Open a label or a mask that was written before, lazily.
+
+    Parameters
+    ----------
+    path : str or Path
+        One band of uint8, in a raster; or a Zarr store that `write_zarr` made.
+    chunk : int
+        Chunk height and width in pixels; a Zarr store keeps its own.
+
+    Returns
+    -------
+    (y, x) DataArray
+        uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability.
+
+    Raises
+    ------
+    ValueError
+        Several bands, or a store with neither a mask nor a probability.
+    OSError
+        It cannot be opened.
+    """
+    path = str(path)
+    if is_zarr(path):
+        dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+        for name in ("mask", "probability"):
+            if name in dataset:
+                return dataset[name]
+        raise ValueError(f"{path} holds neither a mask nor a probability: name a store that does")
+    reader = cast("RasterReader", open_reader(path, (1,), None))  # no store
+    bands = reader.facts()["bands"]
+    if bands != 1:
+        raise ValueError(f"{path} has {bands} bands: a label or a mask has one")
+    # Through a reader, which bounds what GDAL keeps: by itself it would fill a share of all memory.
+    stored, _ = open_lazily(
+        _Stored(reader), reader, reader.grid, chunk, bands=1, dtype=reader.dtype
+    )
+    return reader.grid.attach(xr.DataArray(stored[0], dims=("y", "x"), name="label"))

@@ -9,7 +9,7 @@ CLEAR, CLOUD, NODATA = 0, 1, 255
 FLAG_MEANINGS = {CLEAR: "clear", CLOUD: "cloud", NODATA: "nodata"}
 """CF ``flag_meanings``, and the category names of a mask file."""
 
-CHUNK, FLOAT_CHUNK = 4096, 3456
+CHUNK, FLOAT_CHUNK = 3840, 3456
 """Default chunk height and width, pixels of the grid that the network sees, of scenes in uint8 and
 in float32, where pixels take four times the memory: a halo of 224 pixels costs 23 or 28 %
 more."""

@@ -73,7 +73,7 @@ def open_scene(
     grid : Grid, optional
         Instead of `gsd` and `resize_factor`: the very grid, such as `model_grid` gives.
     chunk : int or tuple of tuples
-        Chunk height and width in pixels of the grid returned, by default 4,096 for uint8 (up to
+        Chunk height and width in pixels of the grid returned, by default 3,840 for uint8 (up to
         5,120 where two of these cover the scene) and 3,456 for float32; or dask chunks for (y, x).
 
     Returns

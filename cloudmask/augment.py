@@ -18,7 +18,9 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.pasting import Labels, Pixels, haze, lay_sea, paste_cloud, turn
 
-AUGMENTATIONS = ("turn", "scale", "radiometry", "haze", "sea", "paste", "degrade", "nodata")
+AUGMENTATIONS = (
+    "turn", "scale", "radiometry", "tint", "haze", "sea", "paste", "degrade", "nodata",
+)  # fmt: skip
 """What can be done to a patch; all of it is by default."""
 
 
@@ -92,6 +94,8 @@ def patches(
                 image, label = paste_cloud(image, label, dark, mattes, rng)
         if "radiometry" in augment:
             image = _radiometry(image, sample, clear, dark, rng)
+        if "tint" in augment:
+            image = tint(image, rng)
         if "haze" in augment and rng.random() < 0.15:
             image = haze(image, rng)
         if "degrade" in augment:
@@ -181,6 +185,15 @@ def _radiometry(
     low = low * rng.uniform(0.6, 1)
     image = (image - low) / np.maximum(high - low, 0.04) * rng.uniform(0.4, 1.05)
     return np.clip(image, 0, 1) ** rng.uniform(0.6, 1.1)
+
+
+def tint(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Warm or cold light, or bands stretched apart, two times in five: clouds are not white."""
+    if rng.random() < 0.6:
+        return image
+    warmth = rng.normal(0, 0.15) * np.array([1, 0, -1])
+    gain = np.exp(warmth + rng.normal(0, 0.03, 3)).astype("float32")
+    return image * (gain / gain.mean())
 
 
 def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -105,6 +105,17 @@ def test_a_matte_is_the_cloud_over_dark_ground():
     assert matte(whole.pixels, np.zeros_like(whole.label)) is None
 
 
+def test_tinted_clouds_are_as_bright_as_before_but_not_white():
+    white = Source(np.full((SIZE, SIZE, 3), 0.5, "float32"), np.ones((SIZE, SIZE), "uint8"))
+    made, labels = patches(white, 100, SIZE, np.random.default_rng(0), augment=("tint",))
+    colours = made.mean(axis=(1, 2), dtype="float64")
+    np.testing.assert_allclose(colours.mean(axis=1), 127.5, rtol=1e-5)
+    ratio = colours[:, 0] / colours[:, 2]
+    assert ratio.min() < 0.8
+    assert ratio.max() > 1.25
+    assert (labels == 1).all()
+
+
 def test_an_edge_of_nodata_is_filled_and_not_scored():
     made, labels = patches(
         source(bright=0), 60, SIZE, np.random.default_rng(0), augment=("nodata",)

@@ -3,9 +3,10 @@
     python weights/distil.py MANIFEST NAME --teacher unet-f2 --weights lite --patches 6000
 
 The teacher is slow, so it is asked once: augmented patches and its probabilities are kept in
-POOL, which is used as it is if it is there, and turned and mirrored whenever they are drawn. What
-is learned is the mean of label and teacher; pixels without a label are not scored. The run is one
-that `cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the model.
+POOL, which is used as it is if it is there, and turned, mirrored and tinted whenever they are
+drawn. What is learned is the mean of label and teacher; pixels without a label are not scored. The
+run is one that `cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the
+model.
 
 After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cloudmask import train
+from cloudmask.augment import tint
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
@@ -70,7 +72,8 @@ def drawn(pool: tuple[Any, Any], sampling: Sampling, side: int, first_step: int)
 
     def crop(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
         y, x = rng.integers(sampling.size - side + 1, size=2)
-        return turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
+        image, target = turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
+        return np.clip(tint(image, rng), 0, 255), target
 
     def batches():
         for step in range(first_step, 2**31):

@@ -158,7 +158,7 @@ def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
 @click.option(
     "--augment",
     metavar="LIST",
-    help="Of turn,scale,radiometry,haze,sea,paste,degrade,nodata; default: all; none.",
+    help="Of turn,scale,radiometry,tint,haze,sea,paste,degrade,nodata; default: all; none.",
 )
 @reading_options
 @click.option("--validation-patches", type=click.IntRange(min=1), default=256, show_default=True)

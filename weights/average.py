@@ -4,18 +4,19 @@
 
 Where one of them misses cloud and another sees too much, the mean often does better than both, at
 the price of one. RUN becomes a folder such as `cloudmask train` leaves; its card is that of the
-first model, which is one of the registry's. After Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
+first model, a run or one of the registry's. After Wortsman et al. 2022,
+https://arxiv.org/abs/2203.05482.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+from runs import write_run
 
 from cloudmask.network import build_network, start_tensorflow
-from cloudmask.registry import list_models, load_model
-from cloudmask.weightfile import file_sha256, read_weights, write_weights
+from cloudmask.registry import load_model
+from cloudmask.weightfile import read_weights
 
 
 def main() -> None:
@@ -32,17 +33,8 @@ def main() -> None:
         read_weights(network, Path(model.path))
         found.append(network.get_weights())
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
-    args.run.mkdir(parents=True)
-    file = args.run / f"{args.run.name}.weights.h5"
-    write_weights(network, file, half=True)
-    facts = {
-        "file": file.name,
-        "sha256": file_sha256(file),
-        "trained": f"mean of the weights of {' and '.join(args.models)}",
-    }
-    card = list_models()[args.models[0]] | facts
-    del card["scores"], card["default"]
-    (args.run / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    trained = f"mean of the weights of {' and '.join(args.models)}"
+    write_run(args.run, network, args.models[0], trained)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ folder such as `cloudmask train` leaves, with the card of the model.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+from runs import write_run
 
 from cloudmask.models.unet_vgg16 import CAFFE_MEAN_BGR
 from cloudmask.network import build_network, start_tensorflow
-from cloudmask.registry import list_models, load_model
-from cloudmask.weightfile import file_sha256, read_weights, write_weights
+from cloudmask.registry import load_model
+from cloudmask.weightfile import read_weights
 
 
 def main() -> None:
@@ -40,17 +40,8 @@ def main() -> None:
         shift = mix @ np.array(CAFFE_MEAN_BGR) - CAFFE_MEAN_BGR
         bias = [bias[0] + np.einsum("yxif,i->f", kernel, shift)]
     first.set_weights([muted, *bias])
-    args.run.mkdir(parents=True)
-    file = args.run / f"{args.run.name}.weights.h5"
-    write_weights(network, file, half=True)
-    facts = {
-        "file": file.name,
-        "sha256": file_sha256(file),
-        "trained": f"{args.model}, its input desaturated to {args.saturation:g}",
-    }
-    card = list_models()[args.model] | facts
-    del card["scores"], card["default"]
-    (args.run / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    trained = f"{args.model}, its input desaturated to {args.saturation:g}"
+    write_run(args.run, network, args.model, trained)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ FLAG_MEANINGS = {CLEAR: "clear", CLOUD: "cloud", NODATA: "nodata"}
 
 CHUNK, FLOAT_CHUNK = 3840, 3456
 """Default chunk height and width, pixels of the grid that the network sees, of scenes in uint8 and
-in float32, where pixels take four times the memory: a halo of 224 pixels costs 23 or 28 %
+in float32, where pixels take four times the memory: a halo of 224 pixels costs 25 or 28 %
 more."""
 
 LONGEST_CHUNK = 5120

@@ -10,10 +10,13 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.constants import CHUNK, is_zarr
+from cloudmask.constants import BLOCK, is_zarr
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
 from cloudmask.windows import WINDOWS, Chunk, Load, Windows, all_valid, open_lazily, square_chunks
+
+_CHUNK = 4 * BLOCK
+"""Default chunk height and width: whole blocks, each of which is then decoded once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def open_valid(
     *,
     bands: Sequence[int] = (1, 2, 3),
     nodata: float | None = None,
-    chunk: Chunk = CHUNK // 2,
+    chunk: Chunk = _CHUNK,
 ) -> xr.DataArray:
     """Open where a scene is valid, lazily, on the scene's own grid.
 
@@ -81,7 +84,7 @@ def open_valid(
     return grid.attach(array)
 
 
-def open_label(path: str | Path, *, chunk: int = CHUNK // 2) -> xr.DataArray:
+def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     """Open a label or a mask that was written before, lazily.
 
     Parameters

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cloudmask import train
-from cloudmask.augment import tint
+from cloudmask.augment import AUGMENTATIONS, tint
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
@@ -51,7 +51,11 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
         )
         teacher = load_model(args.teacher)
         found = index(select_split(read_examples(args.manifest), "train"), recipe.reading)
-        draw = Sampling(size, TEACHER_BATCH, recipe.sampling.seed, mix=recipe.sampling.mix)
+        # Tinted later: of cloud in its own colours the teacher knows more.
+        plain = tuple(name for name in AUGMENTATIONS if name != "tint")
+        draw = Sampling(
+            size, TEACHER_BATCH, recipe.sampling.seed, augment=plain, mix=recipe.sampling.mix
+        )
         batches = training_batches(found, recipe.reading, draw)
         for at, (image, label) in zip(range(0, count, TEACHER_BATCH), batches, strict=False):
             said, given = teacher(image.numpy())[..., None], label.numpy()

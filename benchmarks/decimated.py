@@ -8,6 +8,7 @@ through rasterio; with one thread, as it comes, and with all. What is beyond sta
 what cloudmask takes for 64 × 64 px, and what GDAL's process takes before its first call.
 """
 
+import math
 import shutil
 import subprocess
 import time
@@ -24,7 +25,7 @@ def gdal(scene: str, mask: str, factor: float, threads: str) -> dict[str, Any]:
 
     with rasterio.open(scene) as dataset:
         size = [str(dataset.width), str(dataset.height)]
-        small = [str(-(-length // int(factor))) for length in (dataset.width, dataset.height)]
+        small = [str(math.ceil(length / factor)) for length in (dataset.width, dataset.height)]
     coarse, cut = (str(Path(mask).with_name(name)) for name in ("coarse.tif", "cut.tif"))
     with rasterio.Env(GDAL_NUM_THREADS=threads):
         begun = time.perf_counter()

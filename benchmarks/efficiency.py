@@ -115,8 +115,8 @@ def fast_network(scene: str, mask: str) -> dict[str, Any]:
     network = Steady(card.stride, card.overlap)
     blocks = [
         np.moveaxis(block, 0, -1)[np.newaxis]
-        for half in np.array_split(open_scene(scene).values, 16, axis=1)
-        for block in np.array_split(half, 16, axis=2)
+        for rows in np.array_split(open_scene(scene).values, 16, axis=1)
+        for block in np.array_split(rows, 16, axis=2)
     ]
     begun = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:

@@ -115,6 +115,8 @@ def until_first(folder: str, side: int) -> dict[str, Any]:
         write_cog(result, empty.with_name("never.tif"))
     except TimeoutError:
         seconds = time.perf_counter() - begun
+    else:
+        raise RuntimeError("no chunk came to the network")
     chunks = result.data.npartitions
     return {
         "chunks": chunks,

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cloudmask.readers.protocol import first_line, version_of
+from cloudmask.errors import first_line
+from cloudmask.paths import is_remote
+from cloudmask.readers.protocol import version_of
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -74,7 +76,7 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_pattern(argument: str) -> bool:
-    if "://" in argument or not any(mark in argument for mark in "*?["):
+    if is_remote(argument) or not any(mark in argument for mark in "*?["):
         return False
     return not Path(argument).exists()  # a file may be called scene[1].tif
 
@@ -136,15 +138,17 @@ def segment_many(
         note = folder / _NOTES / f"{output.name}.json"
         made_from = _fingerprint(scene, options)
         if resume and output.exists() and (known := _read_note(note, made_from)):
-            if known["outcome"]:
+            if known["outcome"] is None:
+                output.unlink()  # ours, but a run was killed before it could say so
+            elif known["output"] == _version(output):  # not what a later run put there
                 return Outcome(**known["outcome"] | {"status": "kept"})
-            output.unlink()  # ours, but a run was killed before it could say so
         is_new = not output.exists()
         if is_new:
             write_json(note, {"made_from": made_from, "outcome": None})
         outcome = _segment_one(scene, output, segment)
         if outcome.status == "done":
-            write_json(note, {"made_from": made_from, "outcome": asdict(outcome)})
+            made = {"output": _version(output), "outcome": asdict(outcome)}
+            write_json(note, {"made_from": made_from} | made)
         elif is_new:
             note.unlink()  # or what somebody else puts there would be taken for ours
         return outcome
@@ -190,6 +194,13 @@ def _fingerprint(scene: str, options: dict[str, Any]) -> str:
     """Of what an output depends on; a local file by its size and time of change."""
     text = json.dumps([scene, version_of(scene), options], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _version(output: Path) -> str:
+    """What tells an output from another that took its place."""
+    if is_remote(output):
+        return str(output.fs.info(output.path).get("ETag", ""))  # type: ignore[attr-defined]
+    return version_of(str(output))
 
 
 def _read_note(note: Path, made_from: str) -> dict[str, Any] | None:

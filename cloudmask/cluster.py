@@ -69,6 +69,8 @@ def connect(
     """
     if [scheduler, workers, gpus].count(None) != 2:
         raise ValueError("give one of: a scheduler's address, a number of workers, or GPUs")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}: give at least 1")
     with _client(scheduler, workers, gpus) as client:
         logger.info("dashboard at %s", client.dashboard_link)
         _wait_for_workers(client, timeout)

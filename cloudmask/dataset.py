@@ -4,6 +4,7 @@ Nothing is kept of a scene between visits, so that memory does not grow with it.
 the seed and its number only, so that a run can be resumed anywhere.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,19 @@ class Sampling:
     mix: tuple[tuple[str, float], ...] = ()
     """How often a set is drawn, for sets that are to differ from 1."""
 
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.augment if name not in AUGMENTATIONS]
+        if unknown:
+            raise ValueError(
+                f"augment {', '.join(unknown)} is unknown: choose {', '.join(AUGMENTATIONS)}"
+            )
+        for what, count in (("patch", self.size), ("batch size", self.batch_size)):
+            if count < 1:
+                raise ValueError(f"{what} is {count}: give at least 1")
+        for name, weight in self.mix:
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"mix draws {name} {weight} times: give a number of at least 0")
+
     @property
     def visits(self) -> int:
         """Chunks read for one round of batches."""
@@ -46,7 +60,7 @@ class Sampling:
 
 
 def check_mix(found: Sequence[Chunk], sampling: Sampling) -> None:
-    """Refuse a mix of sets that are not there, with a ValueError."""
+    """Refuse a mix of sets that are not there, or of none, with a ValueError."""
     sets = dict.fromkeys(chunk.example.set for chunk in found)
     unknown = dict(sampling.mix).keys() - sets.keys()
     if unknown:
@@ -54,6 +68,8 @@ def check_mix(found: Sequence[Chunk], sampling: Sampling) -> None:
             f"mix names sets without training images: {', '.join(sorted(unknown))}; "
             f"there are {', '.join(sets)}"
         )
+    if not any(dict(sampling.mix).get(name, 1) for name in sets):
+        raise ValueError("mix draws every set 0 times: give one of them more")
 
 
 def training_batches(

@@ -13,14 +13,14 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.mask import check_threshold, mask_attributes
-from cloudmask.stopwatch import stage
+from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
 
 FINE_CHUNK = 2048
 """Chunk height and width of an enlarged array: four blocks of a COG."""
 
 _PATCH = 256
-"""Height and width, on the fine grid, that is interpolated or found constant at a time."""
+"""Side in pixels of the fine grid of the patch that is interpolated, or found constant, at once."""
 
 # Rounding moves an interpolated probability by less than this beyond those that it lies between.
 _ROUNDING = np.float32(1e-5)
@@ -174,7 +174,7 @@ def _enlarge_block(
     return _enlarged(block, is_valid, (top, left), block_id, **how)
 
 
-@stage("enlarge")
+@timed("enlarge")
 def _enlarged(
     block: Block,
     valid: Block,
@@ -248,7 +248,7 @@ def _enlarge_patch(
 
 
 def _between(at: Block, size: int) -> slice:
-    """Those of `size` pixels that rising positions lie in or between the centres of."""
+    """Which of `size` coarse pixels have centres around these rising positions."""
     return slice(max(0, math.floor(at[0]) - 1), min(size, math.floor(at[-1]) + 2))
 
 

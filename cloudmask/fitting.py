@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ def fit(
     folder : Path
         The run's.
     """
-    if phase.first and (folder / "checkpoint" / BEST).exists():
-        read_weights(network, folder / "checkpoint" / BEST)  # of the phase before
+    if phase.first and (start := _start_of(phase, folder)).exists():
+        read_weights(network, start)
     for layer in network.layers:
         if schedule.encoder and layer.name.startswith(schedule.encoder):
             layer.trainable = not phase.frozen
@@ -114,6 +115,21 @@ def fit(
             verbose=0,
         )
     read_weights(network, folder / "checkpoint" / BEST)
+
+
+def _start_of(phase: Phase, folder: Path) -> Path:
+    """Best weights of the phase before, kept apart.
+
+    The first epoch of this phase may replace them and be stopped before it is in the history; what
+    resumes it must begin as it did.
+    """
+    best = folder / "checkpoint" / BEST
+    start = best.with_name(f"start-{phase.first:04d}.weights.h5")
+    if best.exists() and not start.exists():
+        temporary = start.with_name(f"new.{start.name}")
+        shutil.copy(best, temporary)
+        temporary.replace(start)
+    return start
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

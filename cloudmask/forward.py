@@ -48,7 +48,7 @@ class Blocks:
     halo: int
     """Context that the network sees, on each side that has a neighbour."""
     rim: int
-    """Context of that, which filling nodata looks at."""
+    """Pixels beyond the halo that filling nodata looks at, and the network does not see."""
     edges: tuple[tuple[int, ...], ...]
     """Where chunks begin, and where the last one ends; rows, then columns."""
 

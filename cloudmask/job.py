@@ -7,9 +7,9 @@ from typing import Any
 
 import xarray as xr
 
-from cloudmask.constants import is_remote
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import check_threshold, threshold
+from cloudmask.paths import is_remote
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
@@ -68,23 +68,18 @@ class Job:
     """Add overviews to a Zarr store."""
 
     def __post_init__(self) -> None:
-        suffix = self.out.suffix.lower()
-        if suffix not in _WRITERS:
-            raise ValueError(f"{self.out} ends in {suffix!r}: let it end in .tif, .zarr or .png")
-        if self.probability and self.grid == "scene":
-            raise ValueError("probabilities are on the model's grid: leave out --grid scene")
-        if self.probability and suffix == ".png":
-            raise ValueError("probabilities need a .tif or .zarr: a picture holds a mask")
-        if self.multiscale and suffix != ".zarr":
-            raise ValueError(
-                f"{self.out} is no Zarr store: leave out --multiscale, a COG has overviews"
-            )
-        if self.resume and suffix != ".zarr":
+        check_choices(
+            self.out,
+            threshold=self.threshold,
+            probability=self.probability,
+            grid=self.grid,
+            multiscale=self.multiscale,
+        )
+        if self.resume and self.out.suffix.lower() != ".zarr":
             raise ValueError(
                 f"{self.out} cannot be resumed, a COG is written anew: leave out --resume, or let "
                 "it end in .zarr"
             )
-        check_threshold(self.cut)
         self._check_outputs()
 
     def _check_outputs(self) -> None:
@@ -126,7 +121,7 @@ class Job:
             scale=self.scale,
             stretch=self.stretch,
             nodata=self.nodata,
-            chunk=self.plan.chunk,
+            chunk=self.plan.chunks,
         )
         probability = predict(scene, self.model, overlap=self.plan.overlap)
         if self.probability:
@@ -162,6 +157,23 @@ class Job:
             "width": self.plan.native.width,
             **self.plan.to_dict(),
         }
+
+
+def check_choices(
+    out: Path, *, threshold: float | None, probability: bool, grid: str | None, multiscale: bool
+) -> None:
+    """Refuse what cannot be asked of any scene, with a ValueError; arguments as for `Job`."""
+    suffix = out.suffix.lower()
+    if suffix not in _WRITERS:
+        raise ValueError(f"{out} ends in {suffix!r}: let it end in .tif, .zarr or .png")
+    if probability and grid == "scene":
+        raise ValueError("probabilities are on the model's grid: leave out --grid scene")
+    if probability and suffix == ".png":
+        raise ValueError("probabilities need a .tif or .zarr: a picture holds a mask")
+    if multiscale and suffix != ".zarr":
+        raise ValueError(f"{out} is no Zarr store: leave out --multiscale, a COG has overviews")
+    if threshold is not None:
+        check_threshold(threshold)
 
 
 def _is_same(output: Path, scene: str) -> bool:

@@ -150,8 +150,8 @@ def to_classes(values: Block, reading: Reading) -> Block:
     return np.where(np.isin(values, cloudy), CLOUD, classes).astype("uint8")
 
 
-def largest_side(found: Sequence[Chunk]) -> int:
-    """Of any chunk, the shorter side of the chunk where that is longest."""
+def longest_short_side(found: Sequence[Chunk]) -> int:
+    """Side of the largest square that fits into one of these chunks."""
     return max(
         min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in found
     )

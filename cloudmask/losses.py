@@ -46,7 +46,7 @@ def make_loss(name: str) -> Callable[[Any, Any], Any]:
 
 
 def beta_of(name: str) -> float:
-    """The beta of the loss's first F-beta, whose square weighs missed cloud; else 1."""
+    """The beta of the loss's first term f2 or fbeta:B, whose square weighs missed cloud; else 1."""
     for part in name.split("+"):
         if part == "f2" or part.startswith("fbeta:"):
             return _beta(part)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloudmask.paths import is_remote
+
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
 
@@ -58,7 +60,7 @@ def read_examples(path: str | Path) -> list[Example]:
         raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
     examples = _match_folders(path) if path.is_dir() else _read_csv(path)
     files = [file for example in examples for file in (example.image, example.label)]
-    missing = [file for file in files if "://" not in file and not Path(file).exists()]
+    missing = [file for file in files if not is_remote(file) and not Path(file).exists()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} files that {path} names do not exist: {', '.join(missing)}"
@@ -106,7 +108,7 @@ def _example(row: dict[str, str], folder: Path, where: str) -> Example:
 
 
 def _located(name: str, folder: Path) -> str:
-    return name if "://" in name else str(folder / name)
+    return name if is_remote(name) else str(folder / name)
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:

@@ -17,7 +17,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     Parameters
     ----------
     probability : DataArray
-        0 to 1, NaN where nodata.
+        float: 0 to 1, NaN where nodata.
     value : float
         0 to 1; at or above it a pixel is cloud.
 
@@ -29,9 +29,14 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     Raises
     ------
     ValueError
-        `value` is outside 0 to 1.
+        `value` is outside 0 to 1, or `probability` no float: a mask has been cut already.
     """
     check_threshold(value)
+    if probability.dtype.kind != "f":
+        raise ValueError(
+            f"the array is {probability.dtype}: a mask has been cut already, pass a probability "
+            "(float)"
+        )
     if isinstance(probability.data, Array):  # one task a chunk, where operators make several
         data = probability.data.map_blocks(_cut, value, dtype="uint8")
     else:

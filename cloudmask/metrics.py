@@ -35,13 +35,10 @@ class CloudScores(keras.metrics.Metric):  # type: ignore[misc]  # keras is untyp
         """By name, each between 0 and 1; 0 where there is no cloud."""
         found, false, missed = self.found, self.false, self.missed
 
-        def ratio(part: Any, whole: Any) -> Any:
-            return ops.divide_no_nan(part, whole)
-
         return {
-            "precision": ratio(found, found + false),
-            "recall": ratio(found, found + missed),
-            "f1": ratio(2 * found, 2 * found + false + missed),
-            "f2": ratio(5 * found, 5 * found + false + 4 * missed),
-            "iou": ratio(1 * found, found + false + missed),
+            "precision": ops.divide_no_nan(found, found + false),
+            "recall": ops.divide_no_nan(found, found + missed),
+            "f1": ops.divide_no_nan(2 * found, 2 * found + false + missed),
+            "f2": ops.divide_no_nan(5 * found, 5 * found + false + 4 * missed),
+            "iou": ops.divide_no_nan(found, found + false + missed),
         }

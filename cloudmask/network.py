@@ -18,7 +18,7 @@ import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.models import ARCHITECTURES, build
-from cloudmask.stopwatch import stage
+from cloudmask.stopwatch import timed
 from cloudmask.weightfile import find_weights, read_weights
 
 if TYPE_CHECKING:
@@ -38,13 +38,19 @@ STRIP_BYTES = 600 * 2**20
 """Memory of a forward pass: 700 pixels square of a U-Net in 16 bits are one strip."""
 
 
+def check_precision(precision: str | None) -> None:
+    """Refuse what is no precision of a network, nor None for the machine's, with a ValueError."""
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision is {precision!r}: choose {', '.join(PRECISIONS)}")
+
+
 def forward(
     path: str, sha256: str, architecture: str, precision: str | None, pixels: Block
 ) -> Block:
     """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
     with _LOAD:
         call, turns = _loaded(path, sha256, architecture, precision)
-    with turns, stage("network"):
+    with turns, timed("network"):
         return call(np.asarray(pixels))
 
 

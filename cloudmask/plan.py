@@ -1,17 +1,18 @@
 """How a scene will be read for a model: its grid, chunks and memory, before any pixel is."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cloudmask import chunks
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import strip_bytes
-from cloudmask.prediction import check_overlap
+from cloudmask.prediction import check_overlap, step_and_depth
 from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
 from cloudmask.scene import default_chunk, model_grid, scene_dtype
+from cloudmask.windows import Chunks
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +31,34 @@ class Plan:
     """The scene's own grid."""
     grid: Grid
     """The grid that the network sees: the same bounds, perhaps coarser."""
-    chunk: int
-    """Height and width of a chunk, at most."""
+    chunks: Chunks
+    """Chunks for (y, x), as dask has them; `predict` keeps them."""
     overlap: int
     """Halo on each side of a chunk."""
-    blocks: tuple[int, int]
-    """Number of chunks (y, x)."""
     memory: int
     """Bytes that the process will take at its peak, roughly: in float32, where one forward pass
     takes as much as those side by side in 16 bits."""
+
+    @property
+    def chunk(self) -> int:
+        """Longest height or width of a chunk."""
+        return max(map(max, self.chunks))
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Number of chunks (y, x)."""
+        rows, columns = map(len, self.chunks)
+        return rows, columns
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "model_grid": [self.grid.height, self.grid.width],
             "model_gsd": list(self.grid.gsd),
-            **{key: asdict(self)[key] for key in ("chunk", "overlap", "blocks", "memory")},
+            "chunk": self.chunk,
+            "overlap": self.overlap,
+            "blocks": list(self.blocks),
+            "memory": self.memory,
         }
 
 
@@ -82,7 +95,7 @@ def plan_scene(
     overlap: int | None = None,
     parts: int = 1,
 ) -> Plan:
-    """Choose the grid that `model` sees a scene on, and foresee how `predict` will cut it.
+    """Choose the grid that `model` sees a scene on, and the chunks that `predict` takes it in.
 
     Parameters
     ----------
@@ -118,8 +131,9 @@ def plan_scene(
     longest = max(grid.height, grid.width)
     dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
     wanted = chunk or min(default_chunk(dtype, longest), max(_SMALLEST_PART, -(-longest // parts)))
+    step, depth = step_and_depth(dtype, model.stride, halo)
     rows, columns = (
-        chunks.layout(size, wanted, stride=model.stride, overlap=halo)
+        chunks.layout(size, wanted, stride=step, overlap=depth)
         for size in (grid.height, grid.width)
     )
     block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
@@ -128,8 +142,7 @@ def plan_scene(
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
     strip = strip_bytes(model.architecture, "float32", max(columns) + 2 * halo)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + min(once, strip)
-    side = max(*rows, *columns) if chunk is None else chunk
-    return Plan(native, grid, side, halo, (len(rows), len(columns)), memory)
+    return Plan(native, grid, (rows, columns), halo, memory)
 
 
 def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.constants import BLOCK, is_zarr
+from cloudmask.constants import BLOCK
+from cloudmask.paths import is_zarr
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
 from cloudmask.windows import WINDOWS, Chunk, Load, Windows, all_valid, open_lazily, square_chunks

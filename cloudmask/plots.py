@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.scores import Tally, bin_of
+from cloudmask.stretch import brightened
 
 _MISSED, _FALSE, _FOUND = (255, 140, 0), (230, 0, 120), (90, 170, 255)
 _RELIABILITY_BINS = 20
@@ -101,7 +102,7 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         row, first = divmod(i, 2)
         known = tile.label != NODATA
         label = np.repeat(np.where(known, tile.label * 255, 128)[..., None], 3, axis=2)
-        image = _brightened(tile.pixels)
+        image = brightened(tile.pixels)
         errors = (image * 0.5).astype("uint8")
         for colour, at in [
             (_FOUND, (tile.label == CLOUD) & (tile.mask == CLOUD)),
@@ -117,12 +118,6 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
             axis.set(xticks=[], yticks=[])
         axes[row, 3 * first].set_title(tile.title, fontsize=7, loc="left")
     figure.savefig(path, dpi=90, format="png")
-
-
-def _brightened(pixels: Block) -> Block:
-    """A dark picture (raw reflectance) so bright that a person sees it."""
-    brightest = max(1.0, float(np.percentile(pixels, 99.5)))
-    return np.clip(pixels * max(1.0, 255 / brightest), 0, 255).astype("uint8")
 
 
 def draw_history(epochs: Sequence[dict[str, float]], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -66,16 +67,9 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     _check(scene)
     halo = check_overlap(model, overlap)
     scene = scene.transpose(..., "band", "y", "x")
-    step, rim = model.stride, 0
-    if scene.dtype.kind == "f":
-        # Filling nodata looks one cell beyond the halo, and goes by the scene's grid of cells, on
-        # which every block must therefore begin. The network does not see this rim.
-        step = math.lcm(model.stride, CELL)
-        rim = chunks.round_up(halo + CELL, CELL) - halo
-    depth = halo + rim
-
+    step, depth = step_and_depth(scene.dtype, model.stride, halo)
     pixels = _laid_out(da.asarray(scene.data), step, depth)
-    blocks = Blocks(model, halo, rim, tuple(map(_starts, pixels.chunks[-2:])))
+    blocks = Blocks(model, halo, depth - halo, tuple(map(_starts, pixels.chunks[-2:])))
     meta = np.empty((0,) * (pixels.ndim - 1), "float32")
     windows = scene.encoding.get(WINDOWS)
     if windows is not None and windows.are_of(pixels) and not windows.is_striped:
@@ -152,6 +146,15 @@ def check_overlap(model: Predictor, overlap: int | None) -> int:
             f"needs {model.overlap}"
         )
     return overlap
+
+
+def step_and_depth(dtype: np.dtype[Any], stride: int, halo: int) -> tuple[int, int]:
+    """What chunks of a scene must begin on a multiple of, and what is read around each."""
+    if dtype.kind != "f":
+        return stride, halo
+    # Filling nodata looks one cell beyond the halo, and goes by the scene's grid of cells, on which
+    # every block must therefore begin. The network does not see this rim.
+    return math.lcm(stride, CELL), chunks.round_up(halo + CELL, CELL)
 
 
 def _laid_out(pixels: da.Array, stride: int, depth: int) -> da.Array:

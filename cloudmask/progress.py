@@ -26,7 +26,7 @@ class Bars:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.is_plain = not quiet and not sys.stderr.isatty()
-        self._rich = Progress(
+        self.rich = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -37,20 +37,20 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._rich.start()
+        self.rich.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._rich.stop()
+        self.rich.stop()
 
     @contextmanager
     def bar(self, title: str, total: int | None = None, unit: str = "images") -> Iterator["Bar"]:
         """A bar that is there while it is entered."""
-        task = self._rich.add_task(title, total=total)
+        task = self.rich.add_task(title, total=total)
         try:
-            yield Bar(self, self._rich, task, title, total, unit)
+            yield Bar(self, task, title, total, unit)
         finally:
-            self._rich.remove_task(task)
+            self.rich.remove_task(task)
 
     @contextmanager
     def scene(self, title: str) -> Iterator[None]:
@@ -62,10 +62,8 @@ class Bars:
 class Bar:
     """One bar, or its lines in a log."""
 
-    def __init__(
-        self, bars: Bars, rich: Progress, task: TaskID, title: str, total: int | None, unit: str
-    ) -> None:
-        self._bars, self._rich, self._task = bars, rich, task
+    def __init__(self, bars: Bars, task: TaskID, title: str, total: int | None, unit: str) -> None:
+        self._bars, self._task = bars, task
         self._title, self._total, self._unit = title, total, unit
         self._done = 0
         self._last_line = time.monotonic()
@@ -77,7 +75,7 @@ class Bar:
 
     def show(self, done: int, total: int) -> None:
         """So many are done, of so many."""
-        self._rich.update(self._task, completed=done, total=total)
+        self._bars.rich.update(self._task, completed=done, total=total)
         now = time.monotonic()
         if self._bars.is_plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now

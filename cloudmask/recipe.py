@@ -1,11 +1,13 @@
 """How a network is to be trained: all choices in one card, checked when it is made."""
 
+import math
 from dataclasses import dataclass, field
 
 from cloudmask.dataset import Sampling
 from cloudmask.labelled import Reading
 from cloudmask.losses import make_loss
 from cloudmask.models import ARCHITECTURES
+from cloudmask.network import check_precision
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         make_loss(self.loss)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning rate is {self.learning_rate}: give a number above 0")
+        check_precision(self.precision)
+        for name, count in (("steps", self.steps), ("patience", self.patience)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is {count}: give at least 1")
         if self.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: choose {known}")

@@ -14,7 +14,8 @@ from cloudmask.mask import check_threshold
 from cloudmask.models import ARCHITECTURES, weights_folder
 
 _LEGACY = (".hdf5", ".h5")
-_CARD = "card.json"
+CARD = "card.json"
+"""File of a run's folder that makes it a model."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,11 @@ class CloudModel:
     @property
     def provenance(self) -> dict[str, str]:
         """What a result should say of where it comes from."""
+        chosen = {} if self.precision is None else {"precision": self.precision}
         return {
             "model": self.name,
             "model_sha256": self.sha256,
+            **chosen,
             "cloudmask_version": version("cloudmask"),
         }
 
@@ -117,11 +120,10 @@ def load_model(
     FileNotFoundError
         No such file.
     """
-    from cloudmask.network import PRECISIONS
+    from cloudmask.network import check_precision
     from cloudmask.weightfile import file_sha256, identify
 
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"precision is {precision!r}: choose {', '.join(PRECISIONS)}")
+    check_precision(precision)
     if architecture not in (None, *ARCHITECTURES):
         raise ValueError(f"architecture is {architecture!r}: choose {', '.join(ARCHITECTURES)}")
     registry = _registry()
@@ -129,8 +131,8 @@ def load_model(
     entry = registry["models"].get(name)
     if entry is not None:
         path = weights_folder() / entry["file"]
-    elif (Path(name) / _CARD).is_file():
-        entry = json.loads((Path(name) / _CARD).read_text())
+    elif (Path(name) / CARD).is_file():
+        entry = json.loads((Path(name) / CARD).read_text())
         path, name = Path(name) / entry["file"], Path(name).resolve().name
     else:
         path = Path(name)

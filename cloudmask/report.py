@@ -11,7 +11,9 @@ import xarray as xr
 from PIL import Image
 
 from cloudmask.chunks import Block
-from cloudmask.constants import CLEAR, CLOUD, NODATA, locate
+from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.paths import locate
+from cloudmask.stretch import brightened
 from cloudmask.write import replacing
 
 _QUICKLOOK_SIDE = 1200
@@ -55,7 +57,7 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     ValueError
         `mask` is a probability.
     """
-    _check_masks(mask)
+    _check_mask(mask)
     data = da.asarray(mask.data)
     counts = dask.compute(
         [dask.delayed(_count)(block) for block in data.to_delayed().flat], **kwargs
@@ -86,13 +88,13 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     ValueError
         `mask` has another shape, or is a probability.
     """
-    _check_masks(mask)
+    _check_mask(mask)
     if mask.shape != scene.shape[1:]:
         raise ValueError(
             f"the mask is {mask.shape}, the scene {scene.shape[1:]}: bring them to one grid"
         )
     pixels, values = dask.compute(scene.data, mask.data, **kwargs)
-    rgb = np.moveaxis(np.nan_to_num(_displayed(pixels)), 0, -1).astype("uint8")
+    rgb = np.moveaxis(brightened(pixels), 0, -1)
     painted = rgb.copy()
     cloud = values == CLOUD
     painted[cloud] = (0.45 * rgb[cloud] + 0.55 * np.array([255, 40, 40])).astype("uint8")
@@ -119,21 +121,12 @@ def thin_out(mask: xr.DataArray, height: int, width: int) -> xr.DataArray:
     return mask.isel(y=rows, x=columns)
 
 
-def _displayed(pixels: Block) -> Block:
-    """A dark scene (raw reflectance) brightened, all bands alike, so that a person sees it."""
-    values = pixels.astype("float32")
-    known = values[np.isfinite(values)]
-    brightest = float(np.percentile(known, 99.5)) if known.size else 255.0
-    return np.clip(values * (255 / max(brightest, 1.0)), 0, 255)
-
-
 def _outline(cloud: Block) -> Block:
     padded = np.pad(cloud, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return cloud & ~inner
 
 
-def _check_masks(*arrays: xr.DataArray) -> None:
-    for array in arrays:
-        if array.dtype.kind == "f":
-            raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
+def _check_mask(array: xr.DataArray) -> None:
+    if array.dtype.kind == "f":
+        raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")

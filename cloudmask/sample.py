@@ -10,7 +10,7 @@ from rasterio.windows import Window
 from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.write import check_output, replacing, writing
-from cloudmask.write.stage import Sum, checksum, verify
+from cloudmask.write.staging import Sum, checksum, verify
 
 GSD = 10.0
 """Metres per pixel of a sample: Sentinel-2's visible bands."""

@@ -35,9 +35,9 @@ class Step:
     """Rows of the input that a row of the output sees."""
     stride: int = 1
     before: int = 0
-    """How many of them lie above its own."""
+    """How many of the rows that an output row sees lie above its own."""
     grows: int = 1
-    """Rows of the output for one of the input."""
+    """Rows of the output for each row of the input."""
 
     @property
     def looks_around(self) -> bool:

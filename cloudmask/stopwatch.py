@@ -11,7 +11,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
+def timed(name: str) -> Iterator[None]:
     """Count the time spent inside towards `name`."""
     start = time.perf_counter()
     try:
@@ -22,6 +22,6 @@ def stage(name: str) -> Iterator[None]:
 
 
 def seconds() -> dict[str, float]:
-    """Thread seconds of each stage since the process began; threads add up."""
+    """Thread seconds by name since the process began; threads add up."""
     with _lock:
         return dict(_seconds)

@@ -39,6 +39,14 @@ def from_scale(scale: float, bands: int) -> Stretch:
     return Stretch((0.0,) * bands, (float(scale),) * bands)
 
 
+def brightened(pixels: Block) -> Block:
+    """Pixels 0–255, all bands alike so bright that a person sees a dark scene: uint8, NaN as 0."""
+    values = pixels.astype("float32")
+    known = values[np.isfinite(values)]
+    brightest = max(1.0, float(np.percentile(known, 99.5))) if known.size else 255.0
+    return np.nan_to_num(np.clip(values * (255 / brightest), 0, 255)).astype("uint8")
+
+
 def check_percentile(percent: float) -> None:
     """Refuse a stretch outside 0–49 percent with a ValueError."""
     if not 0 <= percent <= 49:

@@ -1,5 +1,6 @@
 """Train a network on labelled scenes: from a manifest to a model folder that `load_model` takes."""
 
+import hashlib
 import json
 import logging
 import platform
@@ -16,12 +17,12 @@ import numpy as np
 
 from cloudmask import network as networks
 from cloudmask.dataset import ROUND, check_mix, training_batches, validation_patches
-from cloudmask.labelled import Chunk, index, largest_side
+from cloudmask.labelled import CHUNK, Chunk, index, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.recipe import Recipe
-from cloudmask.registry import CloudModel, load_model
+from cloudmask.registry import CARD, CloudModel, load_model
 from cloudmask.scores import Tally, best_threshold, tally
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
@@ -86,18 +87,18 @@ def train(
             "which it may not begin with"
         )
     folder = Path(runs) / name
-    config = _config(manifest, recipe)
+    examples = read_examples(manifest)
+    config = _config(manifest, examples, recipe)
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
-    examples = read_examples(manifest)
     found = {split: _index(examples, split, recipe) for split in ("train", "val")}
     check_mix(found["train"], recipe.sampling)
     network = _start(recipe)
 
     replaced = folder.with_name(f".{name}.replaced")
     if folder.exists() and not resume:
-        if (folder / "card.json").exists():
+        if (folder / CARD).exists():
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
         else:
@@ -122,24 +123,31 @@ def _check_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwri
     if resume:
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
-        before = json.loads((folder / "config.json").read_text())["recipe"]
+        before = json.loads((folder / "config.json").read_text())
         wanted = json.loads(json.dumps(config["recipe"]))
-        for key, value in before.items():
+        for key, value in before["recipe"].items():
             if wanted.get(key) != value:
                 raise ValueError(
                     f"{folder} was begun with {key} {value}, not {wanted.get(key)}: "
                     "resume it with the same options"
                 )
+        if before.get("examples", config["examples"]) != config["examples"]:
+            raise ValueError(
+                f"{folder} was begun with other images or labels than those of "
+                f"{config['manifest']}: resume it with {before['manifest']} as it was"
+            )
     elif folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: resume it, overwrite it, or choose another name")
     elif folder.exists() and not (folder / "config.json").exists():
         raise FileExistsError(f"{folder} is no run: choose another name")
 
 
-def _config(manifest: str | Path, recipe: Recipe) -> dict[str, Any]:
+def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
     packages = ("cloudmask", "tensorflow", "keras", "numpy", "dask", "rasterio")
+    rows = json.dumps([asdict(example) for example in examples])
     return {
         "manifest": str(manifest),
+        "examples": hashlib.sha256(rows.encode()).hexdigest(),
         "recipe": asdict(recipe),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
@@ -149,10 +157,10 @@ def _index(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chun
     found = index(select_split(examples, split), recipe.reading)
     if not any(chunk.cloud for chunk in found):
         raise ValueError(f"no pixel of split {split!r} is cloud: label some, or check the labels")
-    if largest_side(found) < recipe.sampling.size:
+    if recipe.sampling.size > (largest := longest_short_side(found)):
         raise ValueError(
-            f"patch is {recipe.sampling.size}, every image of split {split!r} is smaller: "
-            f"give at most {largest_side(found)}"
+            f"patch is {recipe.sampling.size}, every image of split {split!r} is smaller, or is "
+            f"read in chunks of {CHUNK}: give at most {largest}"
         )
     return found
 
@@ -270,7 +278,7 @@ def _export(
     gsds = [example.gsd for example in examples if example.split == "train" and example.gsd]
     sets = Counter(example.set for example in examples if example.split == "train")
     write_json(
-        folder / "card.json",
+        folder / CARD,
         {
             "summary": f"{recipe.architecture} trained with loss {recipe.loss}",
             "architecture": recipe.architecture,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import h5py
 
+from cloudmask.errors import first_line
 from cloudmask.models import ARCHITECTURES, weights_folder
 
 if TYPE_CHECKING:
     import keras
 
-_HERE: dict[str, Path] = {}
+_SENT: dict[str, Path] = {}
 """Weight files that were sent to this process, by sha256."""
 
 
@@ -32,7 +33,7 @@ def add_weights(path: Path, sha256: str) -> None:
     """
     if file_sha256(path) != sha256:
         raise ValueError(f"{path} did not arrive whole: its sha256 is not {sha256[:12]}…")
-    _HERE[sha256] = path
+    _SENT[sha256] = path
 
 
 def ships_with_package(name: str, sha256: str) -> bool:
@@ -44,7 +45,8 @@ def ships_with_package(name: str, sha256: str) -> bool:
 def find_weights(path: str, sha256: str) -> Path:
     """The file of a card, which may have been made on another machine."""
     own, packaged = Path(path), weights_folder() / Path(path).name
-    for candidate in (own, _HERE.get(sha256, own), packaged):
+    sent = [_SENT[sha256]] if sha256 in _SENT else []
+    for candidate in (own, *sent, packaged):
         if candidate.is_file() and file_sha256(candidate) == sha256:
             return candidate
     if own.is_file():
@@ -156,8 +158,7 @@ def _open_weights(path: Path) -> h5py.File:
 
 
 def _misfit(path: Path, network: "keras.Model", error: Exception) -> ValueError:
-    line = str(error).strip().split("\n")[0]
-    return ValueError(f"{path} does not hold the weights of {network.name}: {line}")
+    return ValueError(f"{path} does not hold the weights of {network.name}: {first_line(error)}")
 
 
 def _text(value: bytes | str) -> str:

@@ -19,8 +19,8 @@ Load = Callable[[slice, slice], Block]
 """(rows, columns) → (band, y, x); small, and crosses to a worker."""
 
 WINDOWS = "windows"
-"""Key in the encoding of a scene on its own grid, and of where it is valid: how to read others than
-its chunks. On a coarser grid these would average much twice."""
+"""Key in an array's encoding: reads windows other than the array's chunks. Arrays on a coarser grid
+than the file's lack it: what chunks share in their halos would be averaged twice."""
 
 # Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
 # the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes

@@ -162,6 +162,32 @@ def test_a_scene_that_changed_is_done_again(tmp_path):
     assert statuses({"threshold": 0.7}) == ["done"]
 
 
+def test_a_mask_of_other_options_is_not_kept(tmp_path):
+    scene, out = tmp_path / "s.tif", tmp_path / "out" / "s.tif"
+    out.parent.mkdir()
+    scene.write_text("scene")
+
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    def replaces_and_fails(_, output):
+        output.write_text("another mask")
+        raise OSError("stopped while it counted")
+
+    def statuses(function, threshold, **options):
+        made_from = {"threshold": threshold}
+        return [
+            one.status for one in segment_many([str(scene)], [out], function, made_from, **options)
+        ]
+
+    assert statuses(segment, 0.5) == ["done"]
+    assert statuses(segment, 0.5, resume=True) == ["kept"]
+    assert statuses(replaces_and_fails, 0.7) == ["failed"]
+    assert statuses(segment, 0.5, resume=True) == ["done"]
+    assert out.read_text() == "mask"
+
+
 def test_an_error_that_nobody_foresaw_is_its_scenes_only(tmp_path):
     def segment(scene, _):
         if scene == "a":
@@ -179,6 +205,10 @@ def test_what_cannot_go_together(scenes, tmp_path):
         (("a.tif", "b.tif", "c.tif"), "give SCENE and OUT"),
         (("a.tif", "m.tif", "--resume"), "m.tif cannot be resumed"),
         (("a.tif", "--out-dir", tmp_path, "--quicklook", "q.png"), "--quicklook names one"),
+        (("a.tif", "--out-dir", tmp_path, "--threshold", "7"), "threshold is 7.0: give"),
+        (("a.tif", "--out-dir", tmp_path, "--multiscale"), "leave out --multiscale"),
+        (("a.tif", "--out-dir", tmp_path, "--stretch", "60"), "stretch is 60.0: give"),
+        (("a.tif", "--out-dir", tmp_path, "--overlap", "7"), "overlap is 7: it must be"),
         (("a.tif", "--out-dir", "a.tif"), "the folder a.tif cannot be made (File exists): name"),
     ]:
         assert match in run(*arguments, cwd=scenes, check=2).stderr

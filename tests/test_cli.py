@@ -16,7 +16,8 @@ import xarray as xr
 from PIL import Image
 from rio_cogeo.cogeo import cog_validate
 
-from cloudmask import cloud_cover, list_models, load_model, open_label
+from cloudmask import cloud_cover, list_models, load_model, open_label, open_scene, predict
+from cloudmask.plan import plan_scene
 from cloudmask.sample import write_sample
 
 
@@ -201,6 +202,16 @@ def test_info_tells_the_grid_and_the_plan(folder):
     assert text.returncode == 0
     for words in ("600 × 700 px", "EPSG:32637", "10 × 10 m", "300 × 350 px", "1 × 1 chunks"):
         assert words in text.stdout
+
+
+@pytest.mark.parametrize("chunk", [None, 64, 300])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_plan_is_what_predict_does(make_scene, chunk, dtype):
+    path = str(make_scene(np.ones((3, 900, 2000), dtype)))
+    model, scale = load_model("unet-f1"), None if dtype == "uint8" else 1.0
+    plan = plan_scene(path, model, gsd="native", scale=scale, chunk=chunk)
+    scene = open_scene(path, grid=plan.grid, chunk=plan.chunks, scale=scale)
+    assert predict(scene, model).chunks == plan.chunks
 
 
 def test_info_refuses_what_segment_refuses(folder):

@@ -359,6 +359,8 @@ def test_what_a_row_needs_is_all_that_is_sent_with_it(cluster, monkeypatch):
 def test_either_a_scheduler_or_workers():
     with pytest.raises(ValueError, match="give one of"), connect():
         pass
+    with pytest.raises(ValueError, match="workers is 0: give at least 1"), connect(workers=0):
+        pass
 
 
 def slow(block):

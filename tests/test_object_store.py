@@ -18,7 +18,7 @@ import xarray as xr
 from botocore.exceptions import EndpointConnectionError
 
 from cloudmask import connect, write_cog, write_png, write_zarr
-from cloudmask.constants import locate
+from cloudmask.paths import locate
 from cloudmask.sample import write_sample
 
 BUCKET = "masks"

@@ -15,7 +15,7 @@ import xarray as xr
 from conftest import FakeModel
 from distributed import Client, LocalCluster
 
-from cloudmask import open_scene, predict, threshold, write_zarr
+from cloudmask import load_model, open_scene, predict, segment, threshold, write_zarr
 from cloudmask.sample import write_sample
 
 
@@ -104,6 +104,22 @@ def test_what_was_begun_with_another_option_is_refused(scene, tmp_path, change, 
     with pytest.raises(ValueError, match=rf"zarr.* was made from another .*{key}"):
         write_zarr(mask_of(scene, **change), out, resume=True)
     assert files(tmp_path) == before
+
+
+def test_nodata_that_is_no_number_is_the_same_when_it_is_read_back(scene, tmp_path):
+    stopped(scene, tmp_path / "m.zarr", nodata=np.nan)
+    write_zarr(mask_of(scene, nodata=np.nan), tmp_path / "m.zarr", resume=True)
+    assert (tmp_path / "m.zarr").exists()
+
+
+def test_another_precision_is_refused(scene, tmp_path):
+    def mask(precision):
+        network = load_model("lite", precision=precision)
+        return segment(open_scene(scene, chunk=512), network)
+
+    write_zarr(mask("float32"), tmp_path / "m.zarr")
+    with pytest.raises(ValueError, match=r"another precision \(float32, now bfloat16\)"):
+        write_zarr(mask("bfloat16"), tmp_path / "m.zarr", resume=True)
 
 
 def test_another_scene_is_refused(scene, tmp_path):

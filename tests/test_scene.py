@@ -545,6 +545,20 @@ def test_alpha_band(make_scene, rng):
     np.testing.assert_array_equal(values_of(open_scene(path, chunk=32)), expected)
 
 
+def test_alpha_band_beside_nodata_of_another_than_the_first(make_scene, rng):
+    pixels = noise(rng, (4, 60, 80))
+    path = make_scene(pixels, photometric="RGB", alpha="yes")
+    vrt = path.with_suffix(".vrt")
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    second = '<VRTRasterBand dataType="Byte" band="2"'
+    text = vrt.read_text()
+    assert second in text
+    at = text.index(">", text.index(second)) + 1
+    vrt.write_text(f"{text[:at]}<NoDataValue>7</NoDataValue>{text[at:]}")
+    expected = np.where((pixels[:3] == 7).any(axis=0), np.nan, pixels[:3])
+    np.testing.assert_array_equal(values_of(open_scene(vrt)), expected)
+
+
 @pytest.mark.parametrize("declared", [{}, {"nodata": math.nan}, {"nodata": -9999}])
 def test_nan_is_nodata_whatever_the_metadata_say(make_scene, rng, declared):
     pixels = noise(rng, (3, 60, 80), "float32")

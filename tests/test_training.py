@@ -260,6 +260,17 @@ def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path):
         }
 
 
+def test_a_phase_that_is_begun_again_starts_where_it_did(tmp_path):
+    from cloudmask.fitting import BEST, Phase, _start_of
+
+    best = tmp_path / "checkpoint" / BEST
+    best.parent.mkdir()
+    best.write_text("of the first phase")
+    assert _start_of(Phase(3, 9, False), tmp_path).read_text() == "of the first phase"
+    best.write_text("of an epoch that was stopped before it was in the history")
+    assert _start_of(Phase(3, 9, False), tmp_path).read_text() == "of the first phase"
+
+
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_best(tiles, tmp_path, monkeypatch):
     from cloudmask import training
 
@@ -329,11 +340,27 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
         ({"architecture": "cloudx_net"}, "patch is 32: cloudx_net needs a multiple of 256"),
         ({"weights": "unet-f1", "encoder_weights": "hed"}, "both given"),
         ({"freeze_epochs": 4}, "4 epochs of 3 are frozen"),
+        ({"learning_rate": -1.0}, "learning rate is -1.0: give a number above 0"),
+        ({"precision": "bf16"}, "precision is 'bf16': choose float32"),
+        ({"patience": 0}, "patience is 0: give at least 1"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"augment": ("turns",)}, "augment turns is unknown: choose turn, scale"),
+        ({"mix": (("a", -1.0),)}, "mix draws a -1.0 times: give a number of at least 0"),
+        ({"batch_size": 0}, "batch size is 0: give at least 1"),
+    ],
+)
+def test_a_sampling_that_cannot_work_is_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        Sampling(**changes)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +408,11 @@ def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles
         train(tiles, "tiny", replace(TINY, architecture="unet_vgg16"), runs=runs, resume=True)
     with pytest.raises(ValueError, match="both given"):
         train(tiles, "tiny", TINY, runs=runs, resume=True, overwrite=True)
+    fewer = tiles.with_name("fewer.csv")
+    fewer.write_text("".join(tiles.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"other images or labels than those of .*fewer\.csv"):
+        train(fewer, "tiny", TINY, runs=runs, resume=True)
+    fewer.unlink()
     with pytest.raises(FileNotFoundError, match="holds no run to resume"):
         train(tiles, "other", TINY, runs=runs, resume=True)
     (runs / "mine").mkdir(exist_ok=True)
@@ -393,6 +425,9 @@ def test_a_replaced_run_is_there_until_the_new_one_is_finished(tiny_run, tiles, 
     shutil.copytree(tiny_run, tmp_path / "tiny")
     recipe = replace(TINY, weights=str(tmp_path / "tiny"))
     with pytest.raises(ValueError, match="is to start from its own weights: choose another name"):
+        train(tiles, "tiny", recipe, runs=tmp_path, overwrite=True)
+    recipe = replace(TINY, sampling=replace(TINY.sampling, mix=(("all", 0.0),)))
+    with pytest.raises(ValueError, match="mix draws every set 0 times"):
         train(tiles, "tiny", recipe, runs=tmp_path, overwrite=True)
     recipe = replace(TINY, sampling=replace(TINY.sampling, mix=(("other", 2.0),)))
     with pytest.raises(ValueError, match="mix names sets without training images: other"):
@@ -425,7 +460,7 @@ def test_a_damaged_image_is_named_in_one_line(tmp_path):
     [
         (("none.csv", "abc"), "none.csv does not exist"),
         (("manifest.csv", "abc", "--loss", "x"), "loss 'x' is unknown"),
-        (("manifest.csv", "abc", "--augment", "flip"), "--augment flip is unknown: choose turn"),
+        (("manifest.csv", "abc", "--augment", "flip"), "augment flip is unknown: choose turn"),
         (("manifest.csv", "abc", "--mix", "all"), "not a list such as mine=2"),
         (("manifest.csv", "abc", "--scratch", "--weights", "unet-f1"), "--scratch is given with"),
         (("manifest.csv", "a-c", "--scratch"), "run name is 'a-c'"),

@@ -27,6 +27,7 @@ from cloudmask import (
     open_valid,
     predict,
     segment,
+    threshold,
     write_cog,
     write_png,
     write_zarr,
@@ -215,6 +216,19 @@ def test_threshold_cuts_a_probability_on_its_own_grid(tmp_path):
     write_cog(place(values), tmp_path / "m.tif", threshold=0.6)
     with rasterio.open(tmp_path / "m.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), [[0, 1, 255], [1, 0, 1]])
+    with pytest.raises(ValueError, match="uint8: a mask has been cut already"):
+        threshold(open_label(tmp_path / "m.tif"), 0.5)  # nodata, 255, would be cloud
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells open files on Linux only")
+def test_files_that_a_mask_was_made_of_are_closed(tmp_path, rng):
+    mask = place(rng.integers(0, 2, (2600, 2600)).astype("uint8"))
+    write_cog(mask, tmp_path / "m.tif")
+    open_label(tmp_path / "m.tif").compute()
+    (tmp_path / "m.tif").unlink()
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    opened = [str(link.readlink()) for link in links]
+    assert [name for name in opened if name.startswith(str(tmp_path))] == []
 
 
 # --- onto the scene's grid
@@ -660,6 +674,15 @@ def test_other_types_than_mask_and_probability_are_refused(tmp_path, write, name
 def test_a_mask_has_no_unit(make_scene, rng):
     scene = open_scene(make_scene(rng.integers(0, 255, (3, 40, 50)).astype("uint8")))
     assert "units" not in segment(scene, FakeModel()).attrs
+
+
+def test_zarr_of_doubles_is_float32_and_dims_are_checked(tmp_path):
+    values = place(np.full((40, 50), 0.25, "float32")).astype("float64")
+    write_zarr(values, tmp_path / "p.zarr")
+    assert open_label(tmp_path / "p.zarr").dtype == "float32"
+    with pytest.raises(ValueError, match="dimensions x, y: let them end in y, x"):
+        write_zarr(values.transpose("x", "y"), tmp_path / "q.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.zarr"]
 
 
 def test_zarr_may_end_in_capitals(make_scene, tmp_path, rng):

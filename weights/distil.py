@@ -31,7 +31,7 @@ from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
 from cloudmask.pasting import turn
 from cloudmask.recipe import Recipe
-from cloudmask.registry import load_model
+from cloudmask.registry import CARD, load_model
 
 logger = logging.getLogger("cloudmask")
 TEACHER_BATCH = 8
@@ -128,7 +128,7 @@ def main() -> None:
         return drawn(pool, recipe.sampling, args.crop, first_round * ROUND)
 
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
-    card = Path("runs") / args.name / "card.json"
+    card = Path("runs") / args.name / CARD
     facts = json.loads(card.read_text())
     facts["trained"] += f", from {args.weights or 'random weights'}, teacher {args.teacher}"
     card.write_text(json.dumps(facts, indent=2) + "\n")

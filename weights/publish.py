@@ -15,6 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cloudmask.registry import CARD
+
 HERE = Path(__file__).parent
 KEPT = ("f1", "precision", "recall", "f2", "iou", "brier")
 
@@ -54,14 +56,12 @@ def main() -> None:
     parser.add_argument("--default", action="store_true")
     options = parser.parse_args()
 
-    card = json.loads((options.run / "card.json").read_text())
+    card = json.loads((options.run / CARD).read_text())
     file = f"{options.name}.weights.h5"
-    shutil.copy(options.run / card["file"], HERE / file)
     facts = {
         split: json.loads((Path(folder) / "scores.json").read_text())
         for split, folder in (item.split("=", 1) for item in options.scores)
     }
-    (HERE / f"{options.name}.scores.json").write_text(json.dumps(rounded(facts), indent=1) + "\n")
     registry_file = HERE / "registry.json"
     registry = json.loads(registry_file.read_text())
     # The licence of a set is what an earlier card says of it.
@@ -76,7 +76,7 @@ def main() -> None:
     registry["models"][options.name] = card | {
         "summary": options.summary,
         "file": file,
-        "threshold": options.threshold or card["threshold"],
+        "threshold": card["threshold"] if options.threshold is None else options.threshold,
         "gsd": options.gsd,
         "gsd_range": options.gsd_range,
         "scores": {
@@ -86,6 +86,9 @@ def main() -> None:
     }
     if options.default:
         registry["default"] = options.name
+    # All that can fail lies behind.
+    shutil.copy(options.run / card["file"], HERE / file)
+    (HERE / f"{options.name}.scores.json").write_text(json.dumps(rounded(facts), indent=1) + "\n")
     registry_file.write_text(json.dumps(registry, indent=2) + "\n")
 
 

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cloudmask.registry import list_models
+from cloudmask.registry import CARD, list_models
 from cloudmask.weightfile import file_sha256, write_weights
-
-CARD = "card.json"
 
 
 def write_run(folder: Path, network: Any, like: str, trained: str) -> None:

@@ -13,6 +13,7 @@ import click
 from cloudmask.cli.learn import evaluate, train
 from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
+from cloudmask.errors import first_line
 
 _GARBAGE = 100_000
 """Objects between two looks for garbage; at 700, imports are looked through for 0.7 s."""
@@ -39,7 +40,7 @@ def main() -> NoReturn:
         _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
-        _fail(stderr, str(error).strip().split("\n")[0], 2)
+        _fail(stderr, first_line(error), 2)
     _exit(0)
 
 

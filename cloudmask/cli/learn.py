@@ -89,10 +89,11 @@ def evaluate(
 
 def _is_mask(what: str) -> bool:
     """A store, what GDAL or the web holds, or a file that is neither weights nor a manifest."""
+    from cloudmask.paths import is_remote
     from cloudmask.registry import list_models
 
     ending = Path(what).suffix.lower()
-    if ending in (".tif", ".tiff", ".png", ".zarr") or "://" in what or what.startswith("/vsi"):
+    if ending in (".tif", ".tiff", ".png", ".zarr") or is_remote(what) or what.startswith("/vsi"):
         return True
     is_other = ending in (".h5", ".hdf5", ".csv") or what in list_models()
     return Path(what).is_file() and not is_other
@@ -191,7 +192,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         size=options.pop("patch"),
         batch_size=options.pop("batch_size"),
         seed=options.pop("seed"),
-        augment=AUGMENTATIONS if augment is None else _words(augment, AUGMENTATIONS),
+        augment=AUGMENTATIONS if augment is None else _words(augment),
         mix=options.pop("mix"),
     )
     reading = Reading(**{key: options.pop(key) for key in ("scale", "stretch", "cloud")})
@@ -212,9 +213,5 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
 
 
-def _words(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    words = () if text == "none" else tuple(text.split(","))
-    unknown = [word for word in words if word not in known]
-    if unknown:
-        raise ValueError(f"--augment {', '.join(unknown)} is unknown: choose {', '.join(known)}")
-    return words
+def _words(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(text.split(","))

@@ -43,7 +43,7 @@ class Location(click.ParamType):  # type: ignore[type-arg]
     name = "PATH|URL"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # noqa: ARG002
-        from cloudmask.constants import locate
+        from cloudmask.paths import locate
 
         return locate(value)
 

@@ -67,9 +67,12 @@ def segment(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from cloudmask.constants import locate
+    from cloudmask.job import check_choices
     from cloudmask.memory import keep_freed_memory
+    from cloudmask.paths import locate
+    from cloudmask.prediction import check_overlap
     from cloudmask.registry import load_model
+    from cloudmask.stretch import check_percentile
 
     log_to_stderr(quiet=quiet)
     refuse_both(options, "gsd", "resize_factor")
@@ -83,6 +86,9 @@ def segment(
     is_cluster = set(where.values()) != {None}
     timeout = options.pop("timeout")
     cluster = _cluster(model, timeout, **where) if is_cluster else nullcontext()
+    if options["stretch"] is not None:
+        check_percentile(options["stretch"])
+    check_overlap(model, options["overlap"])
     keep_freed_memory()
     if out_dir is None:
         start = time.perf_counter()
@@ -92,6 +98,8 @@ def segment(
             _segment_one(job, start, as_json=as_json, quiet=quiet)
         return
     scenes, outputs = _batch(paths, out_dir)
+    choices = {key: options[key] for key in ("threshold", "probability", "grid", "multiscale")}
+    check_choices(outputs[0], **choices)  # before a cluster is started
     # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
     # up, for which the pool waits.
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, cluster:
@@ -166,7 +174,7 @@ def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
 def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Path]]:
     """Scenes and their outputs, in a folder that can be written to."""
     from cloudmask.batch import find_scenes, name_outputs
-    from cloudmask.constants import is_remote
+    from cloudmask.paths import is_remote
     from cloudmask.write import check_output
 
     scenes = find_scenes(arguments)
@@ -203,8 +211,7 @@ def _segment_many(
             with bars.scene(scene):
                 return job.run()
 
-        asked = {"precision": model.precision} | options
-        asked.pop("overwrite")  # says nothing of what comes out
+        asked = {key: value for key, value in options.items() if key != "overwrite"}
         if asked["threshold"] is None:
             asked["threshold"] = model.threshold
         made_from = model.provenance | asked

@@ -71,8 +71,3 @@ def version_of(path: str) -> str:
 def listed(bands: tuple[int, ...]) -> str:
     """Band numbers for a message."""
     return ", ".join(map(str, bands)) or "none"
-
-
-def first_line(error: BaseException) -> str:
-    """GDAL and zarr put the cause first."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -6,7 +6,7 @@ import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from rasterio.windows import Window
 from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.constants import GDAL_CACHE
+from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, version_of
-from cloudmask.stopwatch import stage
+from cloudmask.paths import is_remote
+from cloudmask.readers.protocol import DTYPES, HANDLES, listed, version_of
+from cloudmask.stopwatch import timed
 
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
 # that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
@@ -99,49 +101,56 @@ class RasterReader:
     def stored(self, rows: slice, columns: slice) -> Block:
         """(band, y, x) of a window of the file's own pixels, nodata as it is stored."""
         window = Window.from_slices(rows, columns)
-        with self._open(window) as dataset:
+        # Closed at once: a mask may be replaced, and a file in the making is removed soon.
+        with self._open(keep=False) as dataset, self._naming(window):
             return dataset.read(self.bands, window=window)
 
     def is_striped(self, grid: Grid, chunk: int) -> bool:
         return self.block[1] > max(1024, chunk * self.grid.width / grid.width)
 
     def facts(self) -> dict[str, Any]:
-        dataset = _handle(self.name, self.version)
-        kinds = {flag.name for band in self.bands for flag in dataset.mask_flag_enums[band - 1]}
-        value = dataset.nodatavals[self.bands[0] - 1]
-        return {
-            "bands": dataset.count,
-            "block": list(self.block),
-            "nodata": value
-            if value is not None
-            else ", ".join(sorted(kinds - {"all_valid"})) or None,
-            "overviews": dataset.overviews(self.bands[0]),
-        }
+        with self._open(keep=False) as dataset:
+            flags = {flag for band in self.bands for flag in dataset.mask_flag_enums[band - 1]}
+            kinds = sorted(flag.name for flag in flags - {MaskFlags.all_valid})
+            value = dataset.nodatavals[self.bands[0] - 1]
+            return {
+                "bands": dataset.count,
+                "block": list(self.block),
+                "nodata": value if value is not None else ", ".join(kinds) or None,
+                "overviews": dataset.overviews(self.bands[0]),
+            }
 
     def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> Block:
         how = {"window": window, "out_shape": shape, "resampling": resampling}
-        with stage("read"), self._open(window) as dataset:
+        with timed("read"), self._open(keep=True) as dataset, self._naming(window):
             return self._values(dataset, how)
 
     @contextmanager
-    def _open(self, window: Window) -> Iterator[rasterio.DatasetReader]:
-        """The dataset, to read a window of."""
+    def _open(self, *, keep: bool) -> Iterator[rasterio.DatasetReader]:
+        """The dataset; `keep` leaves it open in this thread, for windows to come."""
         with rasterio.Env(**_GDAL_OPTIONS):
             try:
-                dataset = _handle(self.name, self.version)
+                dataset = _handle(self.name, self.version) if keep else rasterio.open(self.name)
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
                 ) from error
-            try:
+            with nullcontext() if keep else dataset:
                 yield dataset
-            except rasterio.errors.RasterioIOError as error:
-                cause = first_line(error.__cause__ or error)
-                raise OSError(
-                    f"{self.path} cannot be read at rows {window.row_off:.0f}–"
-                    f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
-                    f"{window.col_off + window.width:.0f}, it is truncated or damaged: {cause}"
-                ) from error
+
+    @contextmanager
+    def _naming(self, window: Window) -> Iterator[None]:
+        """Turn what GDAL raises while it reads `window` into one line."""
+        try:
+            yield
+        except rasterio.errors.RasterioIOError as error:
+            reason = "" if is_remote(self.path) else ", it is truncated or damaged"
+            raise OSError(
+                f"{self.path} cannot be read at rows {window.row_off:.0f}–"
+                f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
+                f"{window.col_off + window.width:.0f}{reason}: "
+                f"{first_line(error.__cause__ or error)}"
+            ) from error
 
     def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> Block:
         values = dataset.read(self.bands, **how)
@@ -203,7 +212,9 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
             name = _with_nodata(dataset, math.nan if nodata is None else nodata, is_masked)
         elif MaskFlags.nodata in flags and ColorInterp.alpha in dataset.colorinterp:
             # The value counts, as GDAL has it: the fourth band of such files seldom is alpha.
-            name = _with_nodata(dataset, dataset.nodatavals[bands[0] - 1], is_masked=False)
+            declared = (dataset.nodatavals[band - 1] for band in bands)
+            value = next(value for value in declared if value is not None)
+            name = _with_nodata(dataset, value, is_masked=False)
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
         block = dataset.block_shapes[bands[0] - 1]

@@ -10,9 +10,10 @@ from rioxarray.exceptions import MissingSpatialDimensionError
 
 from cloudmask import resample
 from cloudmask.chunks import Block
+from cloudmask.errors import first_line
 from cloudmask.grid import Grid, grid_of
-from cloudmask.readers.protocol import DTYPES, HANDLES, first_line, listed, version_of
-from cloudmask.stopwatch import stage
+from cloudmask.readers.protocol import DTYPES, HANDLES, listed, version_of
+from cloudmask.stopwatch import timed
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ZarrReader:
 
     def _values(self, rows: slice, columns: slice) -> Block:
         array = _zarr_array(self.path, self.version, self.variable)
-        with stage("read"):
+        with timed("read"):
             values = array[[band - 1 for band in self.bands], rows, columns].values
         if not self.can_be_nodata:
             return values

@@ -17,8 +17,11 @@ import rasterio
 import xarray as xr
 from rasterio._err import CPLE_BaseError
 
-from cloudmask.constants import is_remote, is_zarr
-from cloudmask.readers.protocol import first_line
+from cloudmask.errors import first_line
+from cloudmask.paths import is_remote, is_zarr
+
+PROVENANCE = ("model", "model_sha256", "precision", "cloudmask_version")
+"""Attributes by which a result tells what made it."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -147,7 +150,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (CPLE_BaseError, rasterio.errors.RasterioError) as error:
         # GDAL tells a full disk from other failures in its log only.
-        cause = str(error.__cause__ or error).strip().split("\n")[0]
+        cause = first_line(error.__cause__ or error)
         raise OSError(f"{path} cannot be written, is the disk full? {cause}") from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloudmask.constants import is_remote, locate
+from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import full_disk, move
 from cloudmask.write.stream import active_client
 

@@ -10,15 +10,17 @@ import rasterio
 import rasterio.shutil
 import xarray as xr
 
-from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, locate
+from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import enlarge
+from cloudmask.mask import threshold as cut
 from cloudmask.memory import give_freed_memory_back
+from cloudmask.paths import locate
 from cloudmask.planes import open_label, open_valid
-from cloudmask.stopwatch import stage
+from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
 from cloudmask.write.output import check_kind, check_output, replacing, writing
 from cloudmask.write.overviews import halved
-from cloudmask.write.stage import stage_raster, verify
+from cloudmask.write.staging import stage_raster, verify
 
 _COMPRESSIONS = ("deflate", "zstd")
 
@@ -136,15 +138,13 @@ def _as_file(
     is_mask = array.dtype == np.uint8
     if not is_mask:
         array = array.astype("float32")
-    if like is None and threshold is None:
-        return array
+    if like is None:
+        return array if threshold is None else cut(array, threshold)
     if not is_mask and threshold is None:
         threshold = array.attrs.get("threshold")
         if threshold is None:
             raise ValueError("the probability names no threshold: pass one, such as threshold=0.5")
-    if like is None:
-        like = array
-    elif not isinstance(like, xr.DataArray):
+    if not isinstance(like, xr.DataArray):
         opened = array.attrs
         like = open_valid(
             like, bands=opened.get("scene_bands", (1, 2, 3)), nodata=opened.get("scene_nodata")
@@ -176,7 +176,7 @@ def _with_overviews(staged: Path, final: Path) -> Path:
 def _finishing(path: Path, **options: Any) -> Iterator[None]:
     """GDAL's settings and errors while a driver makes the final file."""
     give_freed_memory_back()  # that of chunks
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), stage("write"), writing(path):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), timed("write"), writing(path):
         yield
 
 

@@ -12,7 +12,7 @@ from dask.delayed import Delayed
 from dask.optimization import cull
 
 from cloudmask.chunks import Block
-from cloudmask.readers.protocol import first_line
+from cloudmask.errors import first_line
 from cloudmask.watch import counter
 
 Window = tuple[slice, ...]

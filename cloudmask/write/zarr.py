@@ -15,10 +15,11 @@ import zarr
 from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
-from cloudmask.constants import BLOCK, NODATA, is_remote, locate
+from cloudmask.constants import BLOCK, NODATA
 from cloudmask.grid import Grid, grid_of
-from cloudmask.stopwatch import stage
-from cloudmask.write.output import check_kind, check_output
+from cloudmask.paths import is_remote, locate
+from cloudmask.stopwatch import timed
+from cloudmask.write.output import PROVENANCE, check_kind, check_output, without_nan
 from cloudmask.write.overviews import halved
 from cloudmask.write.partial import Partial, check_same, is_store, partial_store
 from cloudmask.write.stream import Window, stream
@@ -86,7 +87,14 @@ def write_zarr(
     """
     path = locate(path)
     check_kind(array)
+    if array.dims[-2:] != ("y", "x"):
+        raise ValueError(
+            f"the array has dimensions {', '.join(map(str, array.dims))}: let them end in y, x, "
+            "for instance with DataArray.transpose"
+        )
     name = "mask" if array.dtype == np.uint8 else "probability"
+    if name == "probability":
+        array = array.astype("float32")
     grid = grid_of(array)
     array = grid.attach(_uniform_chunks(array)).rename(name)
     levels = _levels(grid) if multiscale else []
@@ -147,7 +155,7 @@ def _write_chunk(
     # would make the folder anew for them.
     if not partial.has_begun:
         raise FileNotFoundError(f"the folder {partial.folder} is gone")
-    with stage("write"):
+    with timed("write"):
         zarr.open_array(partial.store, path=variable, mode="r+").blocks[block_id] = block
         partial.note(block_id)
     return np.zeros((1,) * block.ndim, "uint8")
@@ -202,14 +210,14 @@ def _multiscales(name: str, levels: list[str]) -> dict[str, Any]:
 
 def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
     """What a store depends on, as far as its array tells, in JSON's types."""
-    keys = ("model", "model_sha256", "threshold", "overlap", "cloudmask_version")
+    keys = (*PROVENANCE, "threshold", "overlap")
     facts = {
         **{k: v for k, v in array.attrs.items() if k in keys or str(k).startswith("scene_")},
         "array": f"{array.dtype} {array.name}",
         "grid": [grid.height, grid.width, *grid.transform[:6]],
         "chunks": [lengths[0] for lengths in array.data.chunks],
     }
-    read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    read_back: dict[str, Any] = json.loads(json.dumps(without_nan(facts), default=str))
     return read_back
 
 

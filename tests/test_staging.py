@@ -11,7 +11,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from cloudmask import write_cog
-from cloudmask.write import stage
+from cloudmask.write import staging
 
 pytestmark = pytest.mark.usefixtures("client")
 
@@ -59,7 +59,7 @@ def test_a_slow_writer_holds_the_cluster_back(tmp_path, monkeypatch):
         with lock:
             made.append((i, j))
 
-    real = stage._Windows.take
+    real = staging._Windows.take
     written = []
 
     def slow(self, index, block):
@@ -69,7 +69,7 @@ def test_a_slow_writer_holds_the_cluster_back(tmp_path, monkeypatch):
         written.append(index)
         real(self, index, block)
 
-    monkeypatch.setattr(stage._Windows, "take", slow)
+    monkeypatch.setattr(staging._Windows, "take", slow)
     write_cog(lazy_mask(30, 4, count), tmp_path / "m.tif")
     assert sorted(made) == [(i, j) for i in range(30) for j in range(4)]
     assert max(ahead) <= 3 * 4

@@ -14,8 +14,8 @@ from rasterio.windows import Window
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
 from cloudmask.grid import grid_of
-from cloudmask.stopwatch import stage
-from cloudmask.write.output import writing
+from cloudmask.stopwatch import timed
+from cloudmask.write.output import PROVENANCE, writing
 from cloudmask.write.stream import stream
 
 COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
@@ -77,7 +77,7 @@ class _Windows:
     def take(self, window: tuple[slice, ...], block: Block) -> None:
         """Write a chunk."""
         rows, columns = window
-        with self.lock, stage("write"), writing(self.final):
+        with self.lock, timed("write"), writing(self.final):
             if self.is_closed:
                 raise OSError(f"{self.final} is given up: another of its chunks failed")
             self.dataset.write(block, 1, window=Window.from_slices(rows, columns))
@@ -107,9 +107,8 @@ def checksum(block: Block) -> int:
 
 
 def _tags(attributes: dict[str, Any]) -> dict[str, str]:
-    keys = ("model", "model_sha256", "threshold", "cloudmask_version")
     return {
         f"CLOUDMASK_{key.removeprefix('cloudmask_').upper()}": str(attributes[key])
-        for key in keys
+        for key in (*PROVENANCE, "threshold")
         if key in attributes
     }

@@ -1,0 +1,21 @@
+"""Paths and URLs, told apart."""
+
+from pathlib import Path
+from typing import cast
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether a path or URL names a Zarr store: by its ending, in any case."""
+    return str(path).rstrip("/").lower().endswith(".zarr")
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL, such as s3://bucket/mask.zarr."""
+    return "://" in str(path)
+
+
+def locate(path: str | Path) -> Path:
+    """A path, or for a URL what has the methods of one."""
+    from upath import UPath  # takes a tenth of a second
+
+    return cast("Path", UPath(path)) if is_remote(path) else Path(path)

@@ -1,11 +1,10 @@
 """A model against labelled images, or a mask against its label: chunk by chunk, then added up."""
 
-import csv
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,13 +13,12 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.constants import FLOAT_CHUNK
+from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of
-from cloudmask.labelled import Reading, check_values, open_pair, to_classes
+from cloudmask.labelled import Reading, check_values, index, open_pair, to_classes
 from cloudmask.manifest import Example
-from cloudmask.mask import threshold as mask_of
-from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
+from cloudmask.planes import open_label
 from cloudmask.prediction import predict
 from cloudmask.scores import (
     Scores,
@@ -31,12 +29,11 @@ from cloudmask.scores import (
     sweep,
     tally,
 )
-from cloudmask.write import replacing, without_nan, write_json
 
-_WORST = 12
-"""Images on the page of the worst."""
-_TILE_SIDE = 512
-"""Pixels of an image on that page, at most."""
+logger = logging.getLogger(__name__)
+
+Seen = tuple[xr.DataArray, xr.DataArray, xr.DataArray]
+"""Of an example: a picture (band, y, x) 0–255, a mask or a probability (y, x), the label (y, x)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,10 @@ class Evaluation:
     """One for each example."""
     threshold: float
     """Probability from which a pixel is cloud."""
+    see: Callable[[Example], Seen] = field(repr=False)
+    """Opens an example again, lazily."""
+    reading: Reading = field(default_factory=Reading)
+    """What values of the labels mean."""
 
     @property
     def sets(self) -> dict[str, list[Tally]]:
@@ -72,7 +73,7 @@ class Evaluation:
         return [self.examples[i] for i in order if wrong[i] > 0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A table: overall, then each set, then each scene; scores, and pixels by class."""
+        """A table: overall, then each set, then each scene; pixels, scores and their intervals."""
         whole = [one for members in self.sets.values() for one in members]
         rows = [_row("overall", "", whole, self.threshold)]
         rows += [_row(name, "", members, self.threshold) for name, members in self.sets.items()]
@@ -81,7 +82,7 @@ class Evaluation:
         return rows
 
     def facts(self) -> dict[str, Any]:
-        """Everything, for JSON: scores with 95 % intervals, the sweep, the best thresholds."""
+        """Everything, for JSON: scores, 95 % intervals, scenes, the sweep, the best thresholds."""
         sets = self.sets
         whole = [one for members in sets.values() for one in members]
         return {
@@ -89,6 +90,10 @@ class Evaluation:
             "best_threshold": {"f1": best_threshold(whole), "f2": best_threshold(whole, beta=2)},
             "overall": _facts(whole, self.threshold),
             "sets": {name: _facts(members, self.threshold) for name, members in sets.items()},
+            "scenes": [
+                {"set": name, "scene": scene} | asdict(score(members, self.threshold))
+                for (name, scene), members in self._by_scene().items()
+            ],
             "sweep": [
                 {"threshold": threshold} | asdict(scores)
                 for threshold, scores in sweep(whole).items()
@@ -124,9 +129,11 @@ def evaluate(
     Raises
     ------
     ValueError
-        Shapes or places differ, or the label is no label.
+        Shapes or places differ, the label is no label, or the mask no mask.
     """
-    return score([_tally_pair(mask, label, Reading(cloud=cloud), "the label")], threshold)
+    found = _tally_pair(mask, label, Reading(cloud=cloud), "the label")
+    _warn_of_nothing([found])
+    return score([found], threshold)
 
 
 def evaluate_model(
@@ -163,76 +170,65 @@ def evaluate_model(
         One line, before any pixel is read; for an unknown label value when it is met.
     """
     reading = reading or Reading()
-    for example in examples:
-        open_pair(example, reading, FLOAT_CHUNK)
-    tallies = []
-    for example in examples:
+
+    def see(example: Example) -> Seen:
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
-        tallies.append(_tally_pair(predict(scene, model), label, reading, example.label))
-        done()
-    return Evaluation(
-        tuple(examples), tuple(tallies), model.threshold if threshold is None else threshold
-    )
+        return scene, predict(scene, model), label
+
+    index(examples, reading)  # of labels: soon done, and hours are lost if the last has a flaw
+    threshold = model.threshold if threshold is None else threshold
+    return _counted(examples, see, threshold, reading, done)
 
 
-def write_evaluation(
-    evaluation: Evaluation,
-    folder: Path,
-    *,
-    model: Predictor,
-    reading: Reading | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write tables and pictures into a folder that appears when all of them are done.
+def evaluate_mask(
+    mask: str, label: str, reading: Reading | None = None, *, threshold: float = 0.5
+) -> Evaluation:
+    """Count a mask or a probability in a file against its label, as a single scene.
 
-    scores.json, scores.csv (a row overall, for each set and each scene), precision_recall.png,
-    reliability.png, and worst.png with the images that have the largest share of wrong pixels.
+    Parameters
+    ----------
+    mask, label : str
+        Path or URL of what `open_label` opens.
+    reading : Reading, optional
+        Values of the label.
+    threshold : float
+        Probability from which a pixel is cloud.
 
     Raises
     ------
-    FileExistsError
-        The folder exists.
+    ValueError, OSError
+        As for `evaluate`, or a file cannot be opened.
     """
-    check_folder(folder, overwrite=overwrite)
-    sets, reading = evaluation.sets, reading or Reading()
-    tiles = [
-        _tile(example, model, reading, evaluation.threshold) for example in evaluation.worst(_WORST)
-    ]
-    with replacing(folder) as work:
-        made = work / folder.name
-        made.mkdir()
-        write_json(made / "scores.json", without_nan(evaluation.facts()))
-        with (made / "scores.csv").open("w", newline="") as file:
-            rows = evaluation.rows()
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        draw_precision_recall(sets, evaluation.threshold, made / "precision_recall.png")
-        draw_reliability(sets, made / "reliability.png")
-        draw_worst(tiles, made / "worst.png")
+    reading = reading or Reading()
+
+    def see(example: Example) -> Seen:
+        found = open_label(example.image)
+        known = found.where(found != NODATA) if found.dtype == np.uint8 else found
+        return (known * 255).expand_dims(band=3), found, open_label(example.label)
+
+    example = Example(mask, label, split="", scene=mask, set="mask")
+    return _counted([example], see, threshold, reading, lambda: None)
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that exists, or that is something else than an evaluation."""
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists: pass overwrite to replace it")
-    if folder.exists() and not (folder / "scores.json").exists():
-        raise FileExistsError(f"{folder} is no evaluation: choose another name")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"the folder {folder.parent} does not exist: make it first")
+def _counted(
+    examples: Sequence[Example],
+    see: Callable[[Example], Seen],
+    threshold: float,
+    reading: Reading,
+    done: Callable[[], None],
+) -> Evaluation:
+    tallies = []
+    for example in examples:
+        _, found, label = see(example)
+        tallies.append(_tally_pair(found, label, reading, example.label))
+        done()
+    _warn_of_nothing(tallies)
+    return Evaluation(tuple(examples), tuple(tallies), threshold, see, reading)
 
 
-def _tile(example: Example, model: Predictor, reading: Reading, threshold: float) -> Tile:
-    """The image, at most so many pixels a side: every so many pixels of a large one."""
-    scene, label = open_pair(example, reading, FLOAT_CHUNK)
-    step = -(-max(label.shape) // _TILE_SIDE)
-    thin = {"y": slice(None, None, step), "x": slice(None, None, step)}
-    cut = mask_of(predict(scene, model).isel(thin), threshold).to_numpy()
-    classes = to_classes(label.isel(thin).to_numpy(), reading)
-    pixels = np.nan_to_num(np.moveaxis(scene.isel(thin).to_numpy(), 0, -1))
-    accuracy = score([tally(cut, classes)], 0.5).accuracy
-    title = f"{example.set}: {Path(example.image).name}, {1 - accuracy:.0%} wrong"
-    return Tile(title, pixels.astype("uint8"), classes, cut)
+def _warn_of_nothing(tallies: Sequence[Tally]) -> None:
+    if not any(one.pixels for one in tallies):
+        logger.warning("no pixel is scored: all are nodata, or labelled as not to be scored")
 
 
 def _tally_pair(values: xr.DataArray, label: xr.DataArray, reading: Reading, name: str) -> Tally:
@@ -246,6 +242,7 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, reading: Reading, nam
     truth = truth.rechunk(found.chunks)
 
     def count(one: Block, other: Block) -> Tally:
+        _check_found(one)
         check_values(name, reading, np.bincount(other.ravel(), minlength=256))
         return tally(one, to_classes(other, reading))
 
@@ -253,15 +250,32 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, reading: Reading, nam
     return reduce(add, dask.compute(*[dask.delayed(count)(*pair) for pair in pairs]))
 
 
+def _check_found(block: Block) -> None:
+    """Refuse values that neither a mask nor a probability has, with a ValueError."""
+    if block.dtype == np.uint8:
+        known = np.isin(block, (CLEAR, CLOUD, NODATA))
+    else:
+        known = np.isnan(block) | ((block >= 0) & (block <= 1))
+    if not known.all():
+        raise ValueError(
+            f"the mask has the value {block[~known][0]}: a mask has 0, 1 and 255, a probability "
+            "0 to 1, and NaN"
+        )
+
+
 def _row(name: str, scene: str, tallies: Sequence[Tally], threshold: float) -> dict[str, Any]:
     total = reduce(add, tallies)
-    return {
+    row = {
         "set": name,
         "scene": scene,
         "clear": int(total.clear.sum()),
         "cloud": int(total.cloud.sum()),
         **asdict(score(tallies, threshold)),
     }
+    known = intervals(tallies, threshold)
+    for each in fields(Scores):
+        row[f"{each.name}_low"], row[f"{each.name}_high"] = known.get(each.name, (None, None))
+    return row
 
 
 def _facts(scenes: Sequence[Tally], threshold: float) -> dict[str, Any]:

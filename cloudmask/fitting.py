@@ -14,7 +14,8 @@ import keras
 import tensorflow as tf
 
 from cloudmask.metrics import CloudScores
-from cloudmask.weightfile import read_weights, write_weights
+from cloudmask.runs import HISTORY
+from cloudmask.weightfile import read_weights, whole_file, write_weights
 from cloudmask.write import write_json
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Schedule:
     learning_rate: float
     """Highest; a phase warms up to it and decays by a cosine."""
     patience: int | None
-    """Epochs without a lower validation loss after which a phase stops."""
+    """Epochs without a lower validation loss after which the second phase stops."""
     encoder: str
     """What the names of the encoder's layers begin with."""
     seed: int
@@ -126,15 +127,14 @@ def _start_of(phase: Phase, folder: Path) -> Path:
     best = folder / "checkpoint" / BEST
     start = best.with_name(f"start-{phase.first:04d}.weights.h5")
     if best.exists() and not start.exists():
-        temporary = start.with_name(f"new.{start.name}")
-        shutil.copy(best, temporary)
-        temporary.replace(start)
+        with whole_file(start) as temporary:
+            shutil.copy(best, temporary)
     return start
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """What each finished epoch of a run gave."""
-    file = folder / "history.json"
+    file = folder / HISTORY
     return json.loads(file.read_text())["epochs"] if file.exists() else []
 
 
@@ -176,9 +176,11 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop at NaN, and say now and then how far it is."""
         if not math.isfinite(logs["loss"]):
+            best = self.folder / "checkpoint" / BEST
+            kept = f", and go on under another name with --weights {best}" if best.exists() else ""
             raise FloatingPointError(
                 f"the loss became {logs['loss']} in epoch {self.epoch + 1}: lower the learning "
-                f"rate; the best weights until then are in {self.folder / 'checkpoint'}"
+                f"rate{kept}"
             )
         if time.monotonic() - self.said > _SAY_EVERY:
             self.said = time.monotonic()
@@ -209,10 +211,9 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         entry |= {"learning_rate": rate, "seconds": round(seconds, 1)}
         self.history.append(entry)
         checkpoint = self._checkpoint(epoch + 1)
-        temporary = checkpoint.with_name(f"new.{checkpoint.name}")
-        self.model.save_weights(temporary)
-        temporary.replace(checkpoint)
-        write_json(self.folder / "history.json", {"epochs": self.history})
+        with whole_file(checkpoint) as temporary:
+            self.model.save_weights(temporary)
+        write_json(self.folder / HISTORY, {"epochs": self.history})
         self._checkpoint(epoch).unlink(missing_ok=True)
         with self.logs.as_default(step=epoch + 1):
             for key, value in entry.items():

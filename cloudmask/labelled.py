@@ -89,7 +89,10 @@ def _open_pair(
 ) -> tuple[xr.DataArray, xr.DataArray]:
     foreign = describe(example.image)["dtype"] != "uint8"
     given = reading if foreign and example.scale is None else Reading(scale=example.scale)
-    scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)
+    try:
+        scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)
+    except ValueError as error:
+        raise ValueError(f"{example.image}: {error}") from error
     label = open_label(example.label, chunk=chunk)
     _check_pair(example, scene, label)
     _, rows, columns = scene.data.chunks

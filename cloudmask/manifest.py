@@ -2,11 +2,12 @@
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_local
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
@@ -60,7 +61,7 @@ def read_examples(path: str | Path) -> list[Example]:
         raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
     examples = _match_folders(path) if path.is_dir() else _read_csv(path)
     files = [file for example in examples for file in (example.image, example.label)]
-    missing = [file for file in files if not is_remote(file) and not Path(file).exists()]
+    missing = [file for file in files if is_local(file) and not Path(file).exists()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} files that {path} names do not exist: {', '.join(missing)}"
@@ -77,14 +78,17 @@ def select_split(examples: Sequence[Example], split: str) -> list[Example]:
 
 
 def _read_csv(path: Path) -> list[Example]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
-        if absent:
-            raise ValueError(
-                f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}"
-            )
-        examples = [_example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no manifest: it is not text in UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    absent = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
+    if absent:
+        raise ValueError(
+            f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}"
+        )
+    examples = [_example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader]
     if not examples:
         raise ValueError(f"{path} lists no image")
     return examples
@@ -108,7 +112,7 @@ def _example(row: dict[str, str], folder: Path, where: str) -> Example:
 
 
 def _located(name: str, folder: Path) -> str:
-    return name if is_remote(name) else str(folder / name)
+    return str(folder / name) if is_local(name) else name
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:

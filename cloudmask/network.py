@@ -77,16 +77,20 @@ def start_tensorflow() -> ModuleType:
     return tensorflow
 
 
+def gpus() -> list[Any]:
+    """GPUs that TensorFlow may use."""
+    return list(start_tensorflow().config.list_physical_devices("GPU"))
+
+
 def choose_precision() -> str:
     """The fastest precision of this machine that the networks tolerate.
 
     float16 or bfloat16 on a GPU; bfloat16 on a CPU with instructions for it (AMX-BF16 or
     AVX512-BF16), where it is twice as fast or more; else float32.
     """
-    tf = start_tensorflow()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
+    if found := gpus():
+        details = start_tensorflow().config.experimental.get_device_details(found[0])
+        capability = details.get("compute_capability")
         return "bfloat16" if capability and capability[0] >= 8 else "float16"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
@@ -104,7 +108,7 @@ def _loaded(
     logger.info("%s in %s (%s)", architecture, chosen, why)
     network = build_network(architecture, chosen)
     read_weights(network, Path(path))
-    is_alone = chosen == "float32" or tf.config.list_physical_devices("GPU")
+    is_alone = chosen == "float32" or gpus()
     turns = _ONE if is_alone else _SOME
 
     if ARCHITECTURES[architecture].window is None:

@@ -14,6 +14,11 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def is_local(path: str | Path) -> bool:
+    """Whether a path names what this machine's file system holds: no URL, no GDAL's /vsi… path."""
+    return not is_remote(path) and not str(path).startswith("/vsi")
+
+
 def locate(path: str | Path) -> Path:
     """A path, or for a URL what has the methods of one."""
     from upath import UPath  # takes a tenth of a second

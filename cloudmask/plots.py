@@ -59,7 +59,8 @@ def draw_precision_recall(
         (line,) = axes.plot(recall, precision, label=name)
         at = bin_of(threshold)
         axes.plot(recall[at], precision[at], "o", color=line.get_color())
-    axes.legend(loc="lower left", title=f"dot: threshold {threshold:g}")
+    if axes.get_legend_handles_labels()[0]:  # none where no set has cloud
+        axes.legend(loc="lower left", title=f"dot: threshold {threshold:g}")
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -85,7 +86,8 @@ def draw_reliability(sets: Mapping[str, Sequence[Tally]], path: Path) -> None:
         if total.cloud.sum():
             share = cloud[known] / (clear + cloud)[known]
             axes.plot(centres[known], share, marker=".", label=name)
-    axes.legend(loc="upper left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left")
     figure.savefig(path, dpi=110, format="png")
 
 

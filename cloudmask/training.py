@@ -5,7 +5,6 @@ import json
 import logging
 import platform
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,20 +15,26 @@ from typing import Any
 import numpy as np
 
 from cloudmask import network as networks
-from cloudmask.dataset import ROUND, check_mix, training_batches, validation_patches
+from cloudmask.dataset import (
+    PATCHES_HELD,
+    ROUND,
+    check_mix,
+    training_batches,
+    validation_patches,
+)
 from cloudmask.labelled import CHUNK, Chunk, index, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
+from cloudmask.runs import check_disk, check_run, run_folder
 from cloudmask.scores import Tally, best_threshold, tally
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
 _VALIDATION_BATCH = 16
 
 
@@ -80,66 +85,27 @@ def train(
     OSError
         An image cannot be read, or the run cannot be written: the disk is full.
     """
-    recipe = recipe or Recipe()
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"run name is {name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or ., "
-            "which it may not begin with"
-        )
-    folder = Path(runs) / name
+    recipe, folder = recipe or Recipe(), Path(runs, name)
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
-    _check_folder(folder, config, resume=resume, overwrite=overwrite)
+    check_run(folder, config, resume=resume, overwrite=overwrite)
+    check_disk(folder, ARCHITECTURES[recipe.architecture].weights)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     found = {split: _index(examples, split, recipe) for split in ("train", "val")}
     check_mix(found["train"], recipe.sampling)
+    _check_memory(recipe)
     network = _start(recipe)
-
-    replaced = folder.with_name(f".{name}.replaced")
-    if folder.exists() and not resume:
-        if (folder / CARD).exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            folder.rename(replaced)
-        else:
-            shutil.rmtree(folder)
-    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
     validation = validation_patches(
         found["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
-    try:
-        _fit(network, recipe, found["train"], validation, folder, batches)
-    finally:
-        _draw(folder)
-    _export(network, recipe, validation, examples, folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with run_folder(folder, config, resume=resume):
+        try:
+            _fit(network, recipe, found["train"], validation, folder, batches)
+        finally:
+            _draw(folder)
+        _export(network, recipe, validation, examples, folder)
     return load_model(folder)
-
-
-def _check_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ValueError("resume and overwrite are both given: choose one")
-    if resume:
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
-        before = json.loads((folder / "config.json").read_text())
-        wanted = json.loads(json.dumps(config["recipe"]))
-        for key, value in before["recipe"].items():
-            if wanted.get(key) != value:
-                raise ValueError(
-                    f"{folder} was begun with {key} {value}, not {wanted.get(key)}: "
-                    "resume it with the same options"
-                )
-        if before.get("examples", config["examples"]) != config["examples"]:
-            raise ValueError(
-                f"{folder} was begun with other images or labels than those of "
-                f"{config['manifest']}: resume it with {before['manifest']} as it was"
-            )
-    elif folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists: resume it, overwrite it, or choose another name")
-    elif folder.exists() and not (folder / "config.json").exists():
-        raise FileExistsError(f"{folder} is no run: choose another name")
 
 
 def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
@@ -151,6 +117,27 @@ def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -
         "recipe": asdict(recipe),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
+
+
+def _check_memory(recipe: Recipe) -> None:
+    """Refuse, with a MemoryError, batches that cannot fit: the kernel would end it without a word.
+
+    Counted are the pipeline's patches in float16 with their labels, and on a CPU what a forward
+    pass alone takes in 16 bits; training takes more.
+    """
+    from distributed.system import MEMORY_LIMIT  # of the container, where there is one
+
+    sampling = recipe.sampling
+    held = PATCHES_HELD * sampling.batch_size + recipe.validation_patches
+    need = held * 7 * sampling.size**2
+    if not networks.gpus():
+        forward = ARCHITECTURES[recipe.architecture].bytes_per_pixel // 2
+        need += sampling.batch_size * forward * sampling.size**2
+    if need > MEMORY_LIMIT:
+        raise MemoryError(
+            f"batches of {sampling.batch_size} patches of {sampling.size} px take at least "
+            f"{need / 1e9:.0f} GB, of {MEMORY_LIMIT / 1e9:.0f}: lower the batch size"
+        )
 
 
 def _index(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
@@ -179,11 +166,7 @@ def _start(recipe: Recipe) -> Any:
         )
     encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
     keras.utils.set_random_seed(recipe.sampling.seed)
-    import tensorflow as tf
-
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
-    with strategy.scope():
+    with _strategy().scope():
         precision = recipe.precision or networks.choose_precision()
         network = networks.build_network(recipe.architecture, precision)
     logger.info("%s trains in %s", recipe.architecture, precision)
@@ -192,6 +175,14 @@ def _start(recipe: Recipe) -> Any:
     if encoder is not None:
         read_encoder(network, encoder)
     return network
+
+
+def _strategy() -> Any:
+    """A copy of the network on each GPU, where there are several."""
+    import tensorflow as tf
+
+    several = len(networks.gpus()) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def _fit(
@@ -235,8 +226,9 @@ def _fit(
     try:
         for phase in phases:
             if phase.first < phase.last:
-                fit(network, phase, schedule, make_loss(recipe.loss), from_epoch, fixed, folder)
-    except tf.errors.ResourceExhaustedError as error:
+                with network.distribute_strategy.scope():
+                    fit(network, phase, schedule, make_loss(recipe.loss), from_epoch, fixed, folder)
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise MemoryError(
             f"a batch of {recipe.sampling.batch_size} does not fit in memory: lower the batch size"
         ) from error

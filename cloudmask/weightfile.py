@@ -2,6 +2,8 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,14 +115,27 @@ def write_weights(network: "keras.Model", path: Path, *, half: bool = False) -> 
     import keras
 
     bare = keras.Model(network.inputs, network.outputs, name=network.name)  # shares all layers
+    with whole_file(path) as temporary:
+        bare.save_weights(temporary)
+        if half:
+            with (
+                whole_file(temporary) as smaller,
+                h5py.File(temporary) as source,
+                h5py.File(smaller, "w") as target,
+            ):
+                _copy_half(source, target)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to fill beside `path`, in whose place it comes when it is whole."""
     temporary = path.with_name(f"new.{path.name}")
-    bare.save_weights(temporary)
-    if half:
-        smaller = path.with_name(f"half.{path.name}")
-        with h5py.File(temporary) as source, h5py.File(smaller, "w") as target:
-            _copy_half(source, target)
-        smaller.replace(temporary)
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _copy_half(source: h5py.File, target: h5py.File) -> None:

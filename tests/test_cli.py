@@ -89,7 +89,7 @@ def test_evaluate_compares_with_the_label(folder):
     done = run("evaluate", "mask.tif", "scene_label.tif", "--json", cwd=folder)
     assert done.returncode == 0
     assert not done.stderr
-    scores = json.loads(done.stdout)
+    scores = json.loads(done.stdout)["overall"]
     with (
         rasterio.open(folder / "mask.tif") as mask,
         rasterio.open(folder / "scene_label.tif") as label,
@@ -101,7 +101,7 @@ def test_evaluate_compares_with_the_label(folder):
     assert text.startswith(f"F1 {scores['f1']:.3f}, precision")
     rasterio.shutil.copy(folder / "mask.tif", folder / "mask.vrt", driver="VRT")
     perfect = run("evaluate", "mask.vrt", "mask.tif", "--json", cwd=folder)
-    scores = json.loads(perfect.stdout)
+    scores = json.loads(perfect.stdout)["overall"]
     assert [scores[name] for name in ("f1", "precision", "recall", "iou")] == [1, 1, 1, 1]
     (folder / "unet-f1").touch()  # a model's name is the model
     other = run("evaluate", "unet-f1", "none.csv", cwd=folder)
@@ -110,8 +110,29 @@ def test_evaluate_compares_with_the_label(folder):
     foreign = run("evaluate", "mask.tif", "scene_label.tif", "--scale", "9", cwd=folder)
     assert foreign.returncode != 0
     assert "--scale: only for a MODEL" in foreign.stderr
+    several = run("evaluate", "mask.tif", "scene.tif", "scene_label.tif", cwd=folder)
+    assert (several.returncode, several.stdout) == (2, "")
+    assert "give MASK LABEL, MODEL MANIFEST, or MODEL IMAGE LABEL" in several.stderr
     assert scores["brier"] == 0
     assert scores["false_cloud"] is None  # there is cloud in it
+
+
+@pytest.mark.usefixtures("default_run")
+def test_evaluate_writes_pages_of_a_mask_and_of_a_model_on_one_image(folder):
+    mask = run("evaluate", "mask.tif", "scene_label.tif", "--out", "of_mask", cwd=folder)
+    assert (mask.returncode, mask.stderr) == (0, "")
+    pair = "lite", "scene.tif", "scene_label.tif"
+    model = run("evaluate", *pair, "--out", "of_model", cwd=folder)
+    assert model.returncode == 0, model.stderr
+    assert model.stdout.startswith("lite on scene.tif, threshold 0.5")
+    assert "best threshold: " in model.stdout
+    for out in ("of_mask", "of_model"):
+        facts = json.loads((folder / out / "scores.json").read_text())
+        assert facts["overall"]["f1"] > 0.8
+        with Image.open(folder / out / "worst.png") as picture:
+            assert np.ptp(np.asarray(picture)) > 100
+    foreign = run("evaluate", *pair, "--split", "val", cwd=folder)
+    assert "--split: only for a MANIFEST" in foreign.stderr
 
 
 def test_zarr_with_json_and_a_quicklook(folder):

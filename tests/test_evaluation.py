@@ -13,9 +13,9 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from cloudmask import evaluate, evaluate_model, predict, read_examples
-from cloudmask.evaluation import write_evaluation
 from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
+from cloudmask.pages import write_evaluation
 from cloudmask.scene import open_scene
 
 
@@ -129,7 +129,7 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
     evaluation = evaluate_model(model, read_examples(labelled), threshold=0.4)
     assert [example.scene for example in evaluation.worst(1)] == ["b0"]
     out = tmp_path / "out"
-    write_evaluation(evaluation, out, model=model)
+    write_evaluation(evaluation, out)
     assert json.loads((out / "scores.json").read_text())["threshold"] == 0.4
     with (out / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -142,12 +142,59 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
         with Image.open(out / name) as picture:
             assert np.ptp(np.asarray(picture)) > 100
     with pytest.raises(FileExistsError, match="overwrite"):
-        write_evaluation(evaluation, out, model=model)
+        write_evaluation(evaluation, out)
     sure = evaluate_model(model, read_examples(labelled), threshold=1.0)
-    write_evaluation(sure, out, model=model, overwrite=True)
+    write_evaluation(sure, out, overwrite=True)
     (out / "scores.json").unlink()
     with pytest.raises(FileExistsError, match="no evaluation"):
-        write_evaluation(evaluation, out, model=model, overwrite=True)
+        write_evaluation(evaluation, out, overwrite=True)
+
+
+def test_tables_hold_intervals_and_scenes(labelled, tmp_path):
+    evaluation = evaluate_model(FakeModel(), read_examples(labelled), threshold=0.4)
+    write_evaluation(evaluation, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "scores.json").read_text())
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [scene["scene"] for scene in facts["scenes"]] == ["a0", "a1", "b0", "b1"]
+    assert float(rows[3]["f1"]) == pytest.approx(facts["scenes"][0]["f1"])
+    low, high = facts["overall"]["intervals"]["f1"]
+    assert [float(rows[0][key]) for key in ("f1_low", "f1_high")] == pytest.approx([low, high])
+    assert rows[3]["f1_low"] == ""  # a single scene has none
+
+
+def test_images_without_cloud_have_tables_and_pictures(labelled, tmp_path, recwarn):
+    clear = [example for example in read_examples(labelled) if example.scene == "b1"]
+    write_evaluation(evaluate_model(FakeModel(), clear), tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert facts["overall"]["recall"] is None
+    assert facts["overall"]["false_cloud"] > 0
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+
+
+def test_labels_are_checked_before_the_network_runs(labelled):
+    examples = read_examples(labelled)
+    last = np.asarray(Image.open(examples[-1].label)).copy()
+    last[10, 10] = 9
+    Image.fromarray(last).save(examples[-1].label)
+    ran = []
+    with pytest.raises(ValueError, match=r"b1_label.png has the values 9"):
+        evaluate_model(FakeModel(), examples, done=lambda: ran.append(1))
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    ("mask", "value"),
+    [(plane([[0, 1, 3]]), "3"), (plane([[0, 0, 0]]) + np.float32(200), "200.0")],
+)
+def test_what_is_neither_mask_nor_probability_is_refused(mask, value):
+    with pytest.raises(ValueError, match=f"the mask has the value {value}: a mask has 0, 1"):
+        evaluate(mask, plane([[0, 1, 1]]))
+
+
+def test_nothing_scored_is_said(caplog):
+    assert math.isnan(evaluate(plane([[255, 255]]), plane([[0, 1]])).f1)
+    assert "no pixel is scored" in caplog.text
 
 
 def test_foreign_labels_are_read_by_value(labelled):

@@ -260,6 +260,31 @@ def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path):
         }
 
 
+def test_several_devices_share_a_batch(tiles, tmp_path):
+    """As on several GPUs, of which a test has none: one processor, told to be two."""
+    code = f"""
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from cloudmask import Recipe, training
+from cloudmask.dataset import Sampling
+
+training._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+sampling = Sampling(size=32, batch_size=4, augment=("turn",))
+recipe = Recipe(
+    architecture="lite", loss="bce+dice", epochs=2, steps=8, learning_rate=1e-3,
+    precision="float32", validation_patches=4, sampling=sampling,
+)
+training.train({str(tiles)!r}, "two", recipe, runs={str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    epochs = json.loads((tmp_path / "two" / "history.json").read_text())["epochs"]
+    assert epochs[1]["val_loss"] < epochs[0]["val_loss"]
+    assert load_model(tmp_path / "two").architecture == "lite"
+
+
 def test_a_phase_that_is_begun_again_starts_where_it_did(tmp_path):
     from cloudmask.fitting import BEST, Phase, _start_of
 
@@ -295,6 +320,38 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_best(tiles, tmp_path, mo
     assert (tmp_path / "bad" / "history.png").exists()
 
 
+def test_a_run_of_which_nothing_came_leaves_what_was_there(tiny_run, tiles, tmp_path, monkeypatch):
+    from cloudmask import fitting
+
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+
+    def broken(*_):
+        raise FloatingPointError("at the first batch")
+
+    monkeypatch.setattr(fitting, "fit", broken)
+    for name in ("tiny", "new"):
+        with pytest.raises(FloatingPointError):
+            train(tiles, name, TINY, runs=tmp_path, overwrite=True)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["tiny"]
+    assert load_model(tmp_path / "tiny").sha256 == load_model(tiny_run).sha256
+    monkeypatch.undo()
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"has 100 MB free, a run takes 145 MB: make room, or name"):
+        train(tiles, "new", TINY, runs=tmp_path / "runs")
+    monkeypatch.undo()
+    huge = replace(TINY, sampling=replace(TINY.sampling, batch_size=10**8))
+    with pytest.raises(MemoryError, match=r"batches of 100000000 patches of 32 px take at least"):
+        train(tiles, "new", huge, runs=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is no folder: name another for the runs"):
+        train(tiles, "new", TINY, runs=tmp_path / "file")
+    (tmp_path / "tiny" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is damaged: begin the run again"):
+        train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
+
+
 def test_a_batch_that_does_not_fit_is_told_from_other_errors(tiles, tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -316,14 +373,17 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
     def full(self, path, **options):
         if "epoch-0002" in str(path):
             Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+            # as h5py says it, over several lines
+            raise OSError(28, "Can't synchronously write data\n(file write failed: time = …)")
         real(self, path, **options)
 
     monkeypatch.setattr(keras.Model, "save_weights", full)
-    with pytest.raises(OSError, match="No space left"):
+    told = r"full cannot be written, the disk is full: make room, then --resume goes on"
+    with pytest.raises(OSError, match=told):
         train(tiles, "full", TINY, runs=tmp_path)
     monkeypatch.undo()
-    assert (tmp_path / "full" / "checkpoint" / "epoch-0001.weights.h5").exists()
+    left = sorted(path.name for path in (tmp_path / "full" / "checkpoint").iterdir())
+    assert left == ["best.weights.h5", "epoch-0001.weights.h5"]
     train(tiles, "full", TINY, runs=tmp_path, resume=True)
     assert load_model(tmp_path / "full").architecture == "lite"
 
@@ -463,16 +523,42 @@ def test_a_damaged_image_is_named_in_one_line(tmp_path):
         (("manifest.csv", "abc", "--augment", "flip"), "augment flip is unknown: choose turn"),
         (("manifest.csv", "abc", "--mix", "all"), "not a list such as mine=2"),
         (("manifest.csv", "abc", "--scratch", "--weights", "unet-f1"), "--scratch is given with"),
+        (("manifest.csv", "abc", "--learning-rate", "0"), "learning rate is 0.0: give a number"),
+        (("manifest.csv", "abc", "--mix", "all=-1"), "mix draws all -1.0 times"),
+        (("0.png", "abc"), "0.png is no manifest: it is not text in UTF-8"),
+        (("columns.csv", "abc"), "columns.csv has no column split: it needs image, label, split"),
+        (("gone.csv", "abc"), "2 files that gone.csv names do not exist: "),
+        (("values.csv", "abc"), "values.png has the values 3: a label has 0, 1 and 255; say"),
+        (("shape.csv", "abc"), "shape.png is 32 × 32 pixels, "),
+        (("deep.csv", "abc"), "deep.tif: the scene is uint16, not uint8: give the value"),
         (("manifest.csv", "a-c", "--scratch"), "run name is 'a-c'"),
     ],
 )
-def test_the_command_line_refuses_in_one_line(tiles, options, match):
+def test_the_command_line_refuses_in_one_line(tiles, tmp_path, options, match):
+    folder = tmp_path / "data"
+    shutil.copytree(tiles.parent, folder)
+    label = np.zeros((64, 64), "uint8")
+    Image.fromarray(label + 3).save(folder / "values.png")
+    Image.fromarray(label[:32, :32]).save(folder / "shape.png")
+    with rasterio.open(
+        folder / "deep.tif", "w", driver="GTiff", height=64, width=64, count=3, dtype="uint16"
+    ):
+        pass
+    for name, row in {
+        "gone": "none.png,no.png,train",
+        "values": "0.png,values.png,train",
+        "shape": "0.png,shape.png,train",
+        "deep": "deep.tif,0_label.png,train",
+    }.items():
+        (folder / f"{name}.csv").write_text(f"image,label,split\n{row}\n1.png,1_label.png,val\n")
+    (folder / "columns.csv").write_text("image,label\n0.png,0_label.png\n")
     done = subprocess.run(
         [sys.executable, "-m", "cloudmask", "train", *options],
-        capture_output=True, text=True, cwd=tiles.parent, check=False,
+        capture_output=True, text=True, cwd=folder, check=False,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert match in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert match in done.stderr.splitlines()[-1]
+    assert not (folder / "runs").exists()
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert not (tiles.parent / "runs").exists()

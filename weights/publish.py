@@ -62,6 +62,8 @@ def main() -> None:
         split: json.loads((Path(folder) / "scores.json").read_text())
         for split, folder in (item.split("=", 1) for item in options.scores)
     }
+    for found in facts.values():
+        found.pop("scenes")  # of which there are hundreds
     registry_file = HERE / "registry.json"
     registry = json.loads(registry_file.read_text())
     # The licence of a set is what an earlier card says of it.

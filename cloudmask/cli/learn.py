@@ -12,7 +12,7 @@ from cloudmask.cli.output import log_to_stderr, print_json
 
 @click.command()
 @click.argument("what", metavar="MODEL|MASK")
-@click.argument("against", metavar="MANIFEST|LABEL")
+@click.argument("against", nargs=-1, required=True, metavar="MANIFEST | IMAGE LABEL | LABEL")
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), help="Of the MANIFEST; default: val."
 )
@@ -29,24 +29,22 @@ from cloudmask.cli.output import log_to_stderr, print_json
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def evaluate(
     what: str,
-    against: str,
+    against: tuple[str, ...],
     split: str | None,
     threshold: float | None,
     precision: str | None,
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Score a MODEL on a MANIFEST's images, or a MASK (or probability) against its LABEL.
+    """Score a MODEL on a MANIFEST's images or on one IMAGE, or a MASK (or probability).
 
-    A MODEL is one of `cloudmask models`, the folder of a training run, or a .h5 or .hdf5 file. For
-    a MASK only --threshold, --cloud, --json and --quiet say anything.
+    A MODEL is one of `cloudmask models`, the folder of a training run, or a .h5 or .hdf5 file.
     """
-    from cloudmask.evaluation import check_folder, evaluate_model, write_evaluation
-    from cloudmask.evaluation import evaluate as evaluate_mask
+    from cloudmask.evaluation import evaluate_mask, evaluate_model
     from cloudmask.labelled import Reading
-    from cloudmask.manifest import read_examples, select_split
+    from cloudmask.manifest import Example, read_examples, select_split
     from cloudmask.mask import check_threshold
-    from cloudmask.planes import open_label
+    from cloudmask.pages import check_folder, write_evaluation
     from cloudmask.progress import Bars
     from cloudmask.registry import load_model
 
@@ -54,68 +52,88 @@ def evaluate(
     log_to_stderr(quiet=quiet)
     if threshold is not None:
         check_threshold(threshold)
-    if _is_mask(what):
-        given = {"split": split, "out": out, "precision": precision, "overwrite": overwrite or None}
-        given |= {key: options[key] for key in ("scale", "stretch")}
-        foreign = [f"--{key}" for key, value in given.items() if value is not None]
-        if foreign:
-            raise ValueError(f"{', '.join(foreign)}: only for a MODEL on a MANIFEST, leave out")
-        cut = 0.5 if threshold is None else threshold
-        scores = evaluate_mask(
-            open_label(what), open_label(against), threshold=cut, cloud=options["cloud"]
-        )
-        _print_scores(scores, as_json=as_json, quiet=quiet)
-        return
-    model = load_model(what, precision=precision)
-    reading, split = Reading(**options), split or "val"
-    examples = select_split(read_examples(against), split)
+    reading, is_mask = Reading(**options), _is_mask(what)
+    if len(against) > (1 if is_mask else 2):
+        raise ValueError("give MASK LABEL, MODEL MANIFEST, or MODEL IMAGE LABEL")
     if out is not None:
         check_folder(out, overwrite=overwrite)
-    title = f"{model.name} on {split}"
-    with Bars(quiet=quiet) as bars, bars.bar(title, len(examples)) as bar:
-        evaluation = evaluate_model(model, examples, reading, threshold=threshold, done=bar.step)
+    if is_mask:
+        given = {"split": split, "precision": precision, "scale": reading.scale}
+        _refuse(given | {"stretch": reading.stretch}, "a MODEL")
+        cut = 0.5 if threshold is None else threshold
+        evaluation = evaluate_mask(what, against[0], reading, threshold=cut)
+        about = {"mask": what, "label": against[0]}
+    else:
+        model = load_model(what, precision=precision)
+        if len(against) == 2:
+            _refuse({"split": split}, "a MANIFEST")
+            image, label = against
+            examples = [Example(image, label, split="", scene=image, set="image")]
+            about = {"image": image, "label": label}
+        else:
+            split = split or "val"
+            examples = select_split(read_examples(against[0]), split)
+            about = {"manifest": against[0], "split": split}
+        about = {"model": model.name, "model_sha256": model.sha256} | about
+        with Bars(quiet=quiet) as bars, bars.bar(model.name, len(examples)) as bar:
+            evaluation = evaluate_model(
+                model, examples, reading, threshold=threshold, done=bar.step
+            )
     if out is not None:
-        write_evaluation(evaluation, out, model=model, reading=reading, overwrite=overwrite)
-    facts = {"model": model.name, "model_sha256": model.sha256, "split": split} | evaluation.facts()
+        write_evaluation(evaluation, out, overwrite=overwrite)
+    facts = about | evaluation.facts()
     if as_json:
         print_json(facts)
-    elif not quiet:
-        print(f"{model.name} on {split} of {against}, threshold {evaluation.threshold:g}")
-        print(f"{'set':20} {'scenes':>6} " + " ".join(f"{key:>11}" for key in _SHOWN))
-        for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
-            values = " ".join(f"{_percent(scores[key]):>11}" for key in _SHOWN)
-            print(f"{name:20} {scores['scenes']:6} {values}")
+    elif quiet:
+        return
+    elif is_mask:
+        _print_line(facts["overall"])
+    else:
+        on = f"{split} of {against[0]}" if len(against) == 1 else against[0]
+        print(f"{model.name} on {on}, threshold {evaluation.threshold:g}")
+        _print_table(facts)
+
+
+def _refuse(given: dict[str, Any], what: str) -> None:
+    """Refuse options that say nothing here."""
+    foreign = [f"--{key}" for key, value in given.items() if value is not None]
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)}: only for {what}, leave out")
 
 
 def _is_mask(what: str) -> bool:
     """A store, what GDAL or the web holds, or a file that is neither weights nor a manifest."""
-    from cloudmask.paths import is_remote
+    from cloudmask.paths import is_local
     from cloudmask.registry import list_models
 
     ending = Path(what).suffix.lower()
-    if ending in (".tif", ".tiff", ".png", ".zarr") or is_remote(what) or what.startswith("/vsi"):
+    if ending in (".tif", ".tiff", ".png", ".zarr") or not is_local(what):
         return True
     is_other = ending in (".h5", ".hdf5", ".csv") or what in list_models()
     return Path(what).is_file() and not is_other
 
 
-_SHOWN = ("precision", "recall", "f1", "f2", "iou", "brier", "false_cloud")
+_SHOWN = (
+    "precision", "recall", "f1", "f2", "iou", "miou", "accuracy", "brier", "false_cloud",
+)  # fmt: skip
 
 
 def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4f}"
 
 
-def _print_scores(scores: Any, *, as_json: bool, quiet: bool) -> None:
-    from dataclasses import asdict
+def _print_line(scores: dict[str, Any]) -> None:
+    names = {"f1": "F1", "precision": "precision", "recall": "recall", "f2": "F2", "iou": "IoU"}
+    print(", ".join(f"{shown} {scores[name]:.3f}" for name, shown in names.items()))
 
-    if as_json:
-        print_json(asdict(scores))
-    elif not quiet:
-        print(
-            f"F1 {scores.f1:.3f}, precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
-            f"F2 {scores.f2:.3f}, IoU {scores.iou:.3f}"
-        )
+
+def _print_table(facts: dict[str, Any]) -> None:
+    print(f"{'set':20} {'scenes':>6} " + " ".join(f"{key:>11}" for key in _SHOWN))
+    for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
+        values = " ".join(f"{_percent(scores[key]):>11}" for key in _SHOWN)
+        print(f"{name:20} {scores['scenes']:6} {values}")
+    best = facts["best_threshold"]
+    print(f"best threshold: {best['f1']:g} by F1, {best['f2']:g} by F2")
 
 
 @click.command()
@@ -184,10 +202,11 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     log_to_stderr(quiet=quiet)
     augment, scratch = options.pop("augment"), options.pop("scratch")
     encoder = options.pop("encoder_weights")
-    if scratch and (encoder or options["weights"]):
-        raise ValueError("--scratch is given with weights to start from: choose one")
     if encoder is None and options["architecture"] == "unet_vgg16":
         encoder = None if scratch or options["weights"] else "imagenet"
+    encoder = None if encoder == "none" else encoder
+    if scratch and (encoder or options["weights"]):
+        raise ValueError("--scratch is given with weights to start from: choose one")
     sampling = Sampling(
         size=options.pop("patch"),
         batch_size=options.pop("batch_size"),
@@ -199,7 +218,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     where = {key: options.pop(key) for key in ("runs", "resume", "overwrite")}
     recipe = Recipe(
         **options,
-        encoder_weights=None if encoder == "none" else encoder,
+        encoder_weights=encoder,
         sampling=sampling,
         reading=reading,
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cloudmask.paths import is_remote, is_zarr
+from cloudmask.paths import is_local, is_zarr
 from cloudmask.readers.protocol import Reader, listed
 from cloudmask.readers.raster import open_raster
 from cloudmask.readers.zarr import open_zarr
@@ -19,7 +19,7 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     """
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
-    if not is_remote(path) and not path.startswith("/vsi"):
+    if is_local(path):
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
         if Path(path).is_dir() and not is_zarr(path):

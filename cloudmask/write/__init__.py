@@ -2,6 +2,7 @@
 
 from cloudmask.write.output import (
     check_output,
+    full_disk,
     replacing,
     without_nan,
     write_json,
@@ -13,6 +14,7 @@ from cloudmask.write.zarr import write_zarr
 
 __all__ = [
     "check_output",
+    "full_disk",
     "replacing",
     "without_nan",
     "write_cog",

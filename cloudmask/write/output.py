@@ -112,10 +112,10 @@ def replacing(path: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def full_disk(path: Path, error: BaseException) -> None:
+def full_disk(path: Path, error: BaseException, *, cure: str = "") -> None:
     """Raise the error that names `path`, where `error` says that its disk is full."""
     if isinstance(error, OSError) and error.errno in _FULL:
-        cause = error.strerror
+        cause = cure or os.strerror(error.errno)
         raise OSError(f"{path} cannot be written, the disk is full: {cause}") from error
 
 

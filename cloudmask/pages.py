@@ -1,0 +1,72 @@
+"""The folder of an evaluation: tables, curves and the worst images."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from cloudmask.evaluation import Evaluation
+from cloudmask.labelled import to_classes
+from cloudmask.manifest import Example
+from cloudmask.mask import threshold
+from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
+from cloudmask.scores import score, tally
+from cloudmask.write import replacing, without_nan, write_json
+
+_WORST = 12
+"""Images on the page of the worst."""
+_TILE_SIDE = 512
+"""Pixels of an image on that page, at most."""
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = False) -> None:
+    """Write tables and pictures into a folder that appears when all of them are done.
+
+    scores.json, scores.csv (a row overall, for each set and each scene), precision_recall.png,
+    reliability.png, and worst.png with the images that have the largest share of wrong pixels.
+
+    Raises
+    ------
+    FileExistsError
+        The folder exists.
+    """
+    check_folder(folder, overwrite=overwrite)
+    sets = evaluation.sets
+    tiles = [_tile(evaluation, example) for example in evaluation.worst(_WORST)]
+    with replacing(folder) as work:
+        made = work / folder.name
+        made.mkdir()
+        write_json(made / "scores.json", without_nan(evaluation.facts()))
+        with (made / "scores.csv").open("w", newline="") as file:
+            rows = evaluation.rows()
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        draw_precision_recall(sets, evaluation.threshold, made / "precision_recall.png")
+        draw_reliability(sets, made / "reliability.png")
+        draw_worst(tiles, made / "worst.png")
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that exists, or that is something else than an evaluation."""
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists: pass overwrite to replace it")
+    if folder.exists() and not (folder / "scores.json").exists():
+        raise FileExistsError(f"{folder} is no evaluation: choose another name")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"the folder {folder.parent} does not exist: make it first")
+
+
+def _tile(evaluation: Evaluation, example: Example) -> Tile:
+    """The image, at most so many pixels a side: every so many pixels of a large one."""
+    scene, found, label = evaluation.see(example)
+    step = -(-max(label.shape) // _TILE_SIDE)
+    thin = {"y": slice(None, None, step), "x": slice(None, None, step)}
+    found = found.isel(thin)
+    mask = found if found.dtype == np.uint8 else threshold(found, evaluation.threshold)
+    cut = mask.to_numpy()
+    classes = to_classes(label.isel(thin).to_numpy(), evaluation.reading)
+    pixels = np.nan_to_num(np.moveaxis(scene.isel(thin).to_numpy(), 0, -1))
+    accuracy = score([tally(cut, classes)], 0.5).accuracy
+    title = f"{example.set}: {Path(example.image).name}, {1 - accuracy:.0%} wrong"
+    return Tile(title, pixels.astype("uint8"), classes, cut)

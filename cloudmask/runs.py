@@ -1,0 +1,113 @@
+"""The folder of a training run: refused early, made late, and taken back if nothing came of it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cloudmask.registry import CARD
+from cloudmask.write import full_disk, write_json
+
+CONFIG, HISTORY = "config.json", "history.json"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
+_BYTES_PER_WEIGHT = 42
+"""On disk while a run goes on: two checkpoints of weights, their average and the optimiser's two
+moments; the best weights twice; the model in float16."""
+
+
+def check_run(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Refuse a name, a place or a run that cannot be begun or resumed.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    config : dict
+        What the run depends on: recipe, manifest, and the hash of its examples.
+    resume, overwrite : bool
+        As for `train`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, FileExistsError, NotADirectoryError
+    """
+    if not _NAME.fullmatch(folder.name):
+        raise ValueError(
+            f"run name is {folder.name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or ., "
+            "which it may not begin with"
+        )
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise NotADirectoryError(f"{folder.parent} is no folder: name another for the runs")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite are both given: choose one")
+    if resume:
+        _check_same(folder, config)
+    elif folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists: resume it, overwrite it, or choose another name")
+    elif folder.exists() and not (folder / CONFIG).exists():
+        raise FileExistsError(f"{folder} is no run: choose another name")
+
+
+def _check_same(folder: Path, config: dict[str, Any]) -> None:
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
+    try:
+        before = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: begin the run again") from error
+    wanted = json.loads(json.dumps(config["recipe"]))
+    for key, value in before["recipe"].items():
+        if wanted.get(key) != value:
+            raise ValueError(
+                f"{folder} was begun with {key} {value}, not {wanted.get(key)}: "
+                "resume it with the same options"
+            )
+    if before.get("examples", config["examples"]) != config["examples"]:
+        raise ValueError(
+            f"{folder} was begun with other images or labels than those of {config['manifest']}: "
+            f"resume it with {before['manifest']} as it was"
+        )
+
+
+def check_disk(folder: Path, weights: int) -> None:
+    """Refuse a disk without room for a run of a network of so many weights, with an OSError."""
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free, need = shutil.disk_usage(there).free, _BYTES_PER_WEIGHT * weights
+    if free < need:
+        raise OSError(
+            f"{there} has {free / 1e6:.0f} MB free, a run takes {need / 1e6:.0f} MB: make room, or "
+            "name another folder for the runs"
+        )
+
+
+@contextmanager
+def run_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Make the folder, which a run fills while this is entered.
+
+    A finished run of its name is set aside in .NAME.replaced until the new one is finished. After a
+    failure before the first epoch was, all is as before; an interrupted run can be resumed.
+    """
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    if folder.exists() and not resume:
+        if (folder / CARD).exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        else:
+            shutil.rmtree(folder)
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, config)
+    try:
+        yield
+    except Exception as error:
+        has_begun = (folder / HISTORY).exists()
+        if not (resume or has_begun):
+            shutil.rmtree(folder, ignore_errors=True)
+            if replaced.exists():
+                replaced.rename(folder)
+        full_disk(folder, error, cure=f"make room{', then --resume goes on' * has_begun}")
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)

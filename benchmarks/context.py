@@ -6,12 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
+
 _PACKAGES = ("cloudmask", "dask", "numpy", "rasterio", "tensorflow", "xarray", "zarr")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def context() -> dict[str, Any]:
-    """Host, CPU and its features, threads, load and versions."""
+    """Host, CPU and its features, threads, load, versions, and the chunks that are the default."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
@@ -24,5 +26,6 @@ def context() -> dict[str, Any]:
         "features": [feature for feature in _FEATURES if feature in flags],
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
+        "chunk": {"uint8": [CHUNK, LONGEST_CHUNK], "float32": FLOAT_CHUNK},
         **{package: version(package) for package in _PACKAGES},
     }

@@ -17,6 +17,8 @@ from cloudmask.stretch import brightened
 
 _MISSED, _FALSE, _FOUND = (255, 140, 0), (230, 0, 120), (90, 170, 255)
 _RELIABILITY_BINS = 20
+_TITLE = 40
+"""Letters of a line above a picture."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,12 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         ):
             axis.imshow(picture.astype("uint8"), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        axes[row, 3 * first].set_title(tile.title, fontsize=7, loc="left")
+        # A longer line would push the pictures apart.
+        lines = (
+            line if len(line) <= _TITLE else f"{line[: _TITLE - 1]}…"
+            for line in tile.title.split(", ")
+        )
+        axes[row, 3 * first].set_title("\n".join(lines), fontsize=7, loc="left")
     figure.savefig(path, dpi=90, format="png")
 
 

@@ -85,12 +85,22 @@ def test_an_enlarged_mask_takes_no_more(make_scene, tmp_path, costs, count):
     assert costs.tasks <= 13 * count**2
 
 
-@pytest.mark.parametrize("columns", [4, 16])
-def test_pixels_that_wait_do_not_grow_with_the_scene(make_scene, tmp_path, costs, columns):
+@pytest.mark.parametrize(
+    ("write", "name", "columns", "most"),
+    [
+        (write_zarr, "m.zarr", 4, 4 * 4 * 256**2),  # four probabilities, float32
+        (write_zarr, "m.zarr", 16, 4 * 4 * 256**2),
+        (write_cog, "m.tif", 16, 8 * 1024**2),  # what its overviews are made of
+        (write_cog, "m.tif", 32, 8 * 1024**2),
+    ],
+)
+def test_pixels_that_wait_do_not_grow_with_the_scene(
+    make_scene, tmp_path, costs, write, name, columns, most
+):
     """Each task reads its own halo; masks wait to be written, one for each thread."""
     scene = open_scene(blank(make_scene, 256 * columns), chunk=256)
-    write_zarr(threshold(predict(scene, Counting()), 0.5), tmp_path / "mask.zarr")
-    assert costs.held <= 4 * 4 * 256**2  # four probabilities, float32
+    write(threshold(predict(scene, Counting()), 0.5), tmp_path / name)
+    assert costs.held <= most
 
 
 @pytest.mark.parametrize("layout", [TILES, {"blockysize": 16}], ids=["tiled", "striped"])
@@ -125,6 +135,14 @@ def test_pixels_that_the_network_sees_for_each_of_the_scene(architecture):
         predict(xr.DataArray(pixels, dims=("band", "y", "x")), model).max().compute()
     assert len(model.shown) == 9
     assert sum(model.shown) / side**2 < 1.2
+
+
+def test_halos_are_transferred_from_what_is_there(make_scene, server, rng):
+    """Chunks of two tiles a side touch four with their halos, three times the scene in all."""
+    path = make_scene(rng.integers(0, 255, (3, 2048, 2048), "uint8"), **TILES)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        predict(open_scene(server.url(path), chunk=512), Counting(overlap=64)).compute()
+    assert 0.9 < sum(server.stop()) / path.stat().st_size < 2
 
 
 @pytest.mark.parametrize("factor", [8, 7.3])

@@ -49,6 +49,18 @@ def test_legacy_weights_give_the_known_outputs(legacy, expected, architecture):
     np.testing.assert_allclose(probability, expected[LEGACY[architecture]], atol=1e-4)
 
 
+def test_lite_is_light():
+    """At most 4 GFLOP for 256 × 256 px, as TensorFlow counts them."""
+    import tensorflow as tf
+
+    from cloudmask.models import build
+
+    network = build("lite")
+    graph = tf.function(network).get_concrete_function(tf.TensorSpec((1, 256, 256, 3))).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation() | {"output": "none"}
+    assert 1e9 < tf.compat.v1.profiler.profile(graph, options=options).total_float_ops < 4e9
+
+
 @both
 def test_bfloat16_is_close(legacy, expected, architecture):
     model = load_model(legacy[architecture], precision="bfloat16")

@@ -1,0 +1,39 @@
+"""Tell how much of scenes without cloud, or of the edges of nodata, a model takes for cloud.
+
+    python weights/false_cloud.py MODEL SCENE… [--stretch 2]
+
+For each scene, at its own pixels: the share of valid pixels that are cloud, and that of those which
+lie within 8 pixels of nodata, both of all valid pixels.
+"""
+
+import argparse
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from cloudmask import load_model, open_scene, segment
+from cloudmask.constants import CLOUD, NODATA
+
+REACH = 8
+
+
+def main() -> None:
+    """Read the command line and print a line for each scene."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("scenes", nargs="+", metavar="SCENE")
+    parser.add_argument("--stretch", type=float, help="percentile to clip, unless uint8")
+    args = parser.parse_args()
+    model = load_model(args.model)
+    print(f"{'cloud':>9} {'at edges':>9}  scene")
+    for path in args.scenes:
+        mask = segment(open_scene(path, stretch=args.stretch), model).to_numpy()
+        nodata = Image.fromarray((mask == NODATA).astype("uint8"))
+        near = np.asarray(nodata.filter(ImageFilter.MaxFilter(2 * REACH + 1))) > 0
+        valid, cloud = mask != NODATA, mask == CLOUD
+        shares = [float((found & valid).sum() / valid.sum()) for found in (cloud, cloud & near)]
+        print(" ".join(f"{share:9.3%}" for share in shares), f" {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,5 @@
 """From a coarser grid to the scene's own over the same bounds: bilinear or nearest."""
 
-import math
 from typing import Any
 
 import dask.array as da
@@ -10,8 +9,8 @@ from dask.array.core import Array
 
 from cloudmask import chunks
 from cloudmask.chunks import Block
-from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
+from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
 from cloudmask.mask import check_threshold, mask_attributes
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
@@ -21,9 +20,6 @@ FINE_CHUNK = 2048
 
 _PATCH = 256
 """Side in pixels of the fine grid of the patch that is interpolated, or found constant, at once."""
-
-# Rounding moves an interpolated probability by less than this beyond those that it lies between.
-_ROUNDING = np.float32(1e-5)
 
 
 def enlarge(
@@ -82,7 +78,7 @@ def enlarge(
     elif is_striped:
         pieces = _whole_rows(coarse, fine)
     source = da.asarray(array.data).rechunk(pieces)
-    out_type = _dtype(array, threshold)
+    out_type = dtype_of(array, threshold)
     data = da.map_blocks(
         _enlarge_block,
         da.overlap.overlap(source, depth={0: 1, 1: 1}, boundary="none"),
@@ -192,8 +188,8 @@ def _enlarged(
         # In coarse pixels of this block, whose halo begins one pixel before the chunk.
         halo = 1 if number else 0
         positions.append((fine + 0.5) / factors[axis] - coarse_starts[axis][number] + halo)
-    out = np.empty(valid.shape, _dtype(block, threshold))
-    constant = _constant(block, threshold)
+    out = np.empty(valid.shape, dtype_of(block, threshold))
+    constant = constant_of(block, threshold)
     if constant is not None:
         out[:] = constant
     else:
@@ -201,81 +197,7 @@ def _enlarged(
             for x in range(0, out.shape[1], _PATCH):
                 rows, columns = slice(y, y + _PATCH), slice(x, x + _PATCH)
                 at_y, at_x = positions[0][rows], positions[1][columns]
-                out[rows, columns] = _enlarge_patch(block, at_y, at_x, nearest, threshold)
+                out[rows, columns] = enlarge_patch(block, at_y, at_x, nearest, threshold)
     if not valid.all():
-        out[~valid] = _nodata(out.dtype)
+        out[~valid] = nodata_of(out.dtype)
     return out
-
-
-def _dtype(array: Block | xr.DataArray, threshold: float | None) -> np.dtype[Any]:
-    """The type of what `array` becomes: a mask, or a probability still."""
-    return np.dtype("uint8" if array.dtype == np.uint8 or threshold is not None else "float32")
-
-
-def _nodata(dtype: np.dtype[Any]) -> Any:
-    return np.uint8(NODATA) if dtype == np.uint8 else np.float32(np.nan)
-
-
-def _constant(block: Block, threshold: float | None) -> Any:
-    """What all fine pixels between these coarse ones are, None where they differ."""
-    lowest, highest = block.min(), block.max()  # NaN if any is
-    if np.isnan(lowest):
-        return _nodata(_dtype(block, threshold)) if np.isnan(block).all() else None
-    if threshold is None:
-        return lowest if lowest == highest else None
-    if lowest >= threshold + _ROUNDING:
-        return CLOUD
-    return CLEAR if highest < threshold - _ROUNDING else None
-
-
-def _enlarge_patch(
-    block: Block, at_y: Block, at_x: Block, nearest: bool, threshold: float | None
-) -> Any:
-    """Values at pixel positions of `block`; a single one where all pixels around lead to it."""
-    rows, columns = _between(at_y, block.shape[0]), _between(at_x, block.shape[1])
-    around = block[rows, columns]
-    constant = _constant(around, threshold)
-    if constant is not None:
-        return constant
-    at_y, at_x = at_y - rows.start, at_x - columns.start
-    values = (_nearest if nearest else _bilinear)(around, at_y, at_x)
-    if threshold is not None:
-        values = np.where(values >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
-    is_nodata = np.isnan(around)
-    if is_nodata.any():
-        values = np.where(_nearest(is_nodata, at_y, at_x), _nodata(values.dtype), values)
-    return values
-
-
-def _between(at: Block, size: int) -> slice:
-    """Which of `size` coarse pixels have centres around these rising positions."""
-    return slice(max(0, math.floor(at[0]) - 1), min(size, math.floor(at[-1]) + 2))
-
-
-def _nearest(block: Block, at_y: Block, at_x: Block) -> Block:
-    """Values of `block` at pixel positions."""
-    cell_y, cell_x = (
-        np.clip(np.floor(at + 1e-9).astype(int), 0, size - 1)
-        for at, size in zip((at_y, at_x), block.shape, strict=True)
-    )
-    return block.take(cell_x, axis=1).take(cell_y, axis=0)
-
-
-def _bilinear(block: Block, at_y: Block, at_x: Block) -> Block:
-    """Bilinear values of `block` at pixel positions; NaN has no weight."""
-    valid = ~np.isnan(block)
-    values = _lerp(_lerp(np.where(valid, block, 0), at_y).T, at_x).T
-    if valid.all():
-        return values
-    weight = _lerp(_lerp(valid.astype("float32"), at_y).T, at_x).T
-    return values / np.maximum(weight, np.float32(1e-6))
-
-
-def _lerp(block: Block, at: Block) -> Block:
-    """Linear interpolation between rows at pixel positions (0.5 is the first row's centre)."""
-    last = block.shape[0] - 1
-    position = np.clip(at - 0.5, 0, last)
-    lower = np.minimum(position.astype(int), max(last - 1, 0))
-    weight = (position - lower).astype("float32")[:, None]
-    step = np.diff(block, axis=0, append=block[-1:])  # of few rows, each of which is taken often
-    return block.take(lower, axis=0) + weight * step.take(lower, axis=0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
-from cloudmask import enlarge, enlarging, open_scene, open_valid, predict, resample
+from cloudmask import enlarge, enlarging, interpolation, open_scene, open_valid, predict, resample
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers.raster import RasterReader
@@ -187,9 +187,9 @@ def test_only_where_clear_meets_cloud_is_interpolated(monkeypatch, value):
     coarse = grid.coarser(24, 24)
     probability = np.full((100, 100), value, "float32")
     interpolated = []
-    real = enlarging._bilinear
+    real = interpolation._bilinear
     monkeypatch.setattr(
-        enlarging, "_bilinear", lambda *args: interpolated.append(args) or real(*args)
+        interpolation, "_bilinear", lambda *args: interpolated.append(args) or real(*args)
     )
     enlarge(on_grid(probability, coarse), like, threshold=0.5).compute()
     assert interpolated == []

@@ -20,7 +20,7 @@ def feed(manifest: str, network: str, steps: int) -> dict[str, Any]:
     """Feed a network, or none, and count seconds of waiting."""
     from cloudmask import network as networks
     from cloudmask.dataset import ROUND, Sampling, training_batches
-    from cloudmask.labelled import Reading, index
+    from cloudmask.labelled import Reading, labelled_chunks
     from cloudmask.losses import make_loss
     from cloudmask.manifest import read_examples
 
@@ -28,7 +28,7 @@ def feed(manifest: str, network: str, steps: int) -> dict[str, Any]:
     import keras
 
     begun = time.perf_counter()
-    chunks = index(read_examples(manifest), Reading())
+    chunks = labelled_chunks(read_examples(manifest), Reading())
     indexed = time.perf_counter() - begun
     batches = iter(training_batches(chunks, Reading(), Sampling(batch_size=BATCH)))
     model = None

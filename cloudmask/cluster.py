@@ -58,6 +58,11 @@ def connect(
     timeout : float
         Seconds to wait for a first worker.
 
+    Yields
+    ------
+    distributed.Client
+        Dask's default until the end, when it is closed, and with it what was started here.
+
     Raises
     ------
     ConnectionError

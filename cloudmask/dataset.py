@@ -61,9 +61,9 @@ class Sampling:
         return self.batch_size * ROUND // PATCHES_PER_VISIT
 
 
-def check_mix(found: Sequence[Chunk], sampling: Sampling) -> None:
+def check_mix(chunks: Sequence[Chunk], sampling: Sampling) -> None:
     """Refuse a mix of sets that are not there, or of none, with a ValueError."""
-    sets = dict.fromkeys(chunk.example.set for chunk in found)
+    sets = dict.fromkeys(chunk.example.set for chunk in chunks)
     unknown = dict(sampling.mix).keys() - sets.keys()
     if unknown:
         raise ValueError(
@@ -75,13 +75,13 @@ def check_mix(found: Sequence[Chunk], sampling: Sampling) -> None:
 
 
 def training_batches(
-    found: Sequence[Chunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
+    chunks: Sequence[Chunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
 ) -> Any:
     """Stream augmented batches without end.
 
     Parameters
     ----------
-    found : sequence of Chunk
+    chunks : sequence of Chunk
         Of the training split.
     reading, sampling
         How chunks are read, and patches drawn.
@@ -96,7 +96,7 @@ def training_batches(
     """
     import tensorflow as tf
 
-    draw = _Draw(found, sampling)
+    draw = _Draw(chunks, sampling)
     mattes = _mattes(draw, reading, sampling) if "paste" in sampling.augment else []
 
     def visit(number: int) -> tuple[Any, Labels]:
@@ -141,7 +141,7 @@ def training_batches(
 
 
 def validation_patches(
-    found: Sequence[Chunk], reading: Reading, sampling: Sampling, *, limit: int
+    chunks: Sequence[Chunk], reading: Reading, sampling: Sampling, *, limit: int
 ) -> tuple[Pixels, Labels]:
     """Cut patches that stay the same, unchanged, from all sets alike.
 
@@ -153,7 +153,7 @@ def validation_patches(
     """
     size = sampling.size
     places: dict[str, list[tuple[Chunk, int, int]]] = {}
-    for chunk in found:
+    for chunk in chunks:
         height, width = (stop - start for start, stop in (chunk.rows, chunk.columns))
         places.setdefault(chunk.example.set, []).extend(
             (chunk, y, x)
@@ -189,15 +189,15 @@ def _validation_patch(
 class _Draw:
     """Chooses a chunk: first a set, then cloudy or clear, then one of its chunks."""
 
-    def __init__(self, found: Sequence[Chunk], sampling: Sampling):
+    def __init__(self, chunks: Sequence[Chunk], sampling: Sampling):
         self.sets: dict[str, tuple[list[Chunk], list[Chunk]]] = {}
-        for chunk in found:
+        for chunk in chunks:
             cloudy, clear = self.sets.setdefault(chunk.example.set, ([], []))
             if chunk.cloud:
                 cloudy.append(chunk)
             if chunk.clear:
                 clear.append(chunk)
-        check_mix(found, sampling)
+        check_mix(chunks, sampling)
         mix = dict(sampling.mix)
         weights = np.array([mix.get(name, 1.0) for name in self.sets])
         self.weights = weights / weights.sum()

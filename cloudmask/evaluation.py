@@ -16,7 +16,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of
-from cloudmask.labelled import Reading, check_values, index, open_pair, to_classes
+from cloudmask.labelled import Reading, check_values, labelled_chunks, open_pair, to_classes
 from cloudmask.manifest import Example
 from cloudmask.planes import open_label
 from cloudmask.prediction import predict
@@ -175,7 +175,9 @@ def evaluate_model(
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
         return scene, predict(scene, model), label
 
-    index(examples, reading)  # of labels: soon done, and hours are lost if the last has a flaw
+    labelled_chunks(
+        examples, reading
+    )  # of labels: soon done, and hours are lost if the last has a flaw
     threshold = model.threshold if threshold is None else threshold
     return _counted(examples, see, threshold, reading, done)
 

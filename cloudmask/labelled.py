@@ -99,7 +99,7 @@ def _open_pair(
     return scene, label.chunk({"y": rows, "x": columns})
 
 
-def index(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
+def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
     """Read every label once, check it against its image's header, and count its classes.
 
     Returns
@@ -112,7 +112,7 @@ def index(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
     ValueError
         Image and label differ in shape or grid; a label has values that are not known.
     """
-    found = []
+    chunks = []
     classes = to_classes(np.arange(NODATA + 1), reading)
     for example in examples:
         _, label = open_pair(example, reading)
@@ -127,8 +127,8 @@ def index(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
         for (rows, columns), count in zip(windows, counts, strict=True):
             clear, cloud = (int(count[classes == value].sum()) for value in (CLEAR, CLOUD))
             if cloud + clear:
-                found.append(Chunk(example, rows, columns, clear, cloud))
-    return found
+                chunks.append(Chunk(example, rows, columns, clear, cloud))
+    return chunks
 
 
 def read(chunk: Chunk, reading: Reading) -> Source:
@@ -153,10 +153,10 @@ def to_classes(values: Block, reading: Reading) -> Block:
     return np.where(np.isin(values, cloudy), CLOUD, classes).astype("uint8")
 
 
-def longest_short_side(found: Sequence[Chunk]) -> int:
+def longest_short_side(chunks: Sequence[Chunk]) -> int:
     """Side of the largest square that fits into one of these chunks."""
     return max(
-        min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in found
+        min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in chunks
     )
 
 

@@ -22,7 +22,7 @@ from cloudmask.dataset import (
     training_batches,
     validation_patches,
 )
-from cloudmask.labelled import CHUNK, Chunk, index, longest_short_side
+from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
@@ -92,16 +92,16 @@ def train(
     check_disk(folder, ARCHITECTURES[recipe.architecture].weights)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
-    found = {split: _index(examples, split, recipe) for split in ("train", "val")}
-    check_mix(found["train"], recipe.sampling)
+    chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
+    check_mix(chunks["train"], recipe.sampling)
     _check_memory(recipe)
     network = _start(recipe)
     validation = validation_patches(
-        found["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
+        chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
     with run_folder(folder, config, resume=resume):
         try:
-            _fit(network, recipe, found["train"], validation, folder, batches)
+            _fit(network, recipe, chunks["train"], validation, folder, batches)
         finally:
             _draw(folder)
         _export(network, recipe, validation, examples, folder)
@@ -140,16 +140,16 @@ def _check_memory(recipe: Recipe) -> None:
         )
 
 
-def _index(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
-    found = index(select_split(examples, split), recipe.reading)
-    if not any(chunk.cloud for chunk in found):
+def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
+    chunks = labelled_chunks(select_split(examples, split), recipe.reading)
+    if not any(chunk.cloud for chunk in chunks):
         raise ValueError(f"no pixel of split {split!r} is cloud: label some, or check the labels")
-    if recipe.sampling.size > (largest := longest_short_side(found)):
+    if recipe.sampling.size > (largest := longest_short_side(chunks)):
         raise ValueError(
             f"patch is {recipe.sampling.size}, every image of split {split!r} is smaller, or is "
             f"read in chunks of {CHUNK}: give at most {largest}"
         )
-    return found
+    return chunks
 
 
 def _start(recipe: Recipe) -> Any:
@@ -188,7 +188,7 @@ def _strategy() -> Any:
 def _fit(
     network: Any,
     recipe: Recipe,
-    found: Sequence[Chunk],
+    chunks: Sequence[Chunk],
     validation: tuple[Any, Any],
     folder: Path,
     batches: Callable[[int], Any] | None,
@@ -197,7 +197,7 @@ def _fit(
 
     from cloudmask.fitting import Phase, Schedule, fit
 
-    steps = _steps(recipe, found)
+    steps = _steps(recipe, chunks)
     schedule = Schedule(
         steps,
         recipe.learning_rate,
@@ -208,7 +208,7 @@ def _fit(
     phases = [Phase(0, recipe.frozen, True), Phase(recipe.frozen, recipe.epochs, False)]
     logger.info(
         "%d chunks of %d images, %d epochs of %d batches of %d",
-        len(found), len({chunk.example for chunk in found}), recipe.epochs, steps,
+        len(chunks), len({chunk.example for chunk in chunks}), recipe.epochs, steps,
         recipe.sampling.batch_size,
     )  # fmt: skip
 
@@ -216,7 +216,7 @@ def _fit(
         first_round = first * steps // ROUND
         if batches is not None:
             return batches(first_round)
-        return training_batches(found, recipe.reading, recipe.sampling, first_round=first_round)
+        return training_batches(chunks, recipe.reading, recipe.sampling, first_round=first_round)
 
     fixed = (
         tf.data.Dataset.from_tensor_slices(validation)
@@ -249,10 +249,10 @@ def _draw(folder: Path) -> None:
         draw_history(epochs, folder / "history.png")
 
 
-def _steps(recipe: Recipe, found: Sequence[Chunk]) -> int:
+def _steps(recipe: Recipe, chunks: Sequence[Chunk]) -> int:
     """Batches of an epoch, in whole rounds, so that a run can be resumed after each epoch."""
     patch = recipe.sampling.size**2 * recipe.sampling.batch_size
-    steps = recipe.steps or sum(chunk.clear + chunk.cloud for chunk in found) / patch
+    steps = recipe.steps or sum(chunk.clear + chunk.cloud for chunk in chunks) / patch
     return max(1, round(steps / ROUND)) * ROUND
 
 

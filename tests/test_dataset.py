@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 
 from cloudmask import read_examples
 from cloudmask.dataset import ROUND, Sampling, training_batches, validation_patches
-from cloudmask.labelled import Reading, index, largest_side, read
+from cloudmask.labelled import Reading, labelled_chunks, longest_short_side, read
 from cloudmask.manifest import Example
 
 SMALL = Sampling(size=32, batch_size=4, seed=3)
@@ -49,16 +49,16 @@ def test_index_counts_classes_and_leaves_out_what_is_not_scored(tmp_path):
     label = rasterio.open(one.label).read(1)
     label[:10] = 255
     write(Path(one.label), label)
-    (chunk,) = index([one], Reading())
+    (chunk,) = labelled_chunks([one], Reading())
     assert (chunk.clear, chunk.cloud) == ((label == 0).sum(), (label == 1).sum())
-    assert largest_side([chunk]) == 80
+    assert longest_short_side([chunk]) == 80
     write(Path(one.label), np.full_like(label, 255))
-    assert index([one], Reading()) == []
+    assert labelled_chunks([one], Reading()) == []
 
 
 def test_nodata_of_the_image_is_filled_and_not_scored(tmp_path):
     one = example(tmp_path, nodata=50)
-    (chunk,) = index([one], Reading())
+    (chunk,) = labelled_chunks([one], Reading())
     source = read(chunk, Reading())
     truth = rasterio.open(one.label).read(1)
     np.testing.assert_array_equal(source.label, np.where(truth == 1, 1, 255))
@@ -77,7 +77,7 @@ def test_a_large_scene_is_cut_into_chunks_that_are_read_one_at_a_time(tmp_path, 
         return real(self, grid, rows, columns)
 
     monkeypatch.setattr(raster.RasterReader, "read", spy)
-    found = index([one], Reading())
+    found = labelled_chunks([one], Reading())
     assert len(found) >= 6
     assert sum(chunk.clear + chunk.cloud for chunk in found) == 3000 * 2500
     assert sizes == []  # labels tell enough
@@ -88,7 +88,7 @@ def test_a_large_scene_is_cut_into_chunks_that_are_read_one_at_a_time(tmp_path, 
 
 
 def test_batches_depend_on_the_seed_and_their_number_only(tmp_path):
-    found = index([example(tmp_path, n, seed=i) for i, n in enumerate("abc")], Reading())
+    found = labelled_chunks([example(tmp_path, n, seed=i) for i, n in enumerate("abc")], Reading())
     whole = take(found, 3 * ROUND)
     assert whole[0][0].shape == (4, 32, 32, 3)
     assert whole[0][0].dtype == np.float32
@@ -110,7 +110,7 @@ def test_sets_are_drawn_alike_or_as_the_mix_says(tmp_path):
     for i, one in enumerate(examples):  # brightness tells the set
         values = np.full((3, 80, 96), 40 if i == 0 else 120, "uint8")
         write(Path(one.image), values)
-    found = index(examples, Reading())
+    found = labelled_chunks(examples, Reading())
 
     def share(mix):
         sampling = Sampling(size=32, batch_size=16, augment=(), mix=mix)
@@ -129,14 +129,16 @@ def test_cloud_is_drawn_more_often_than_it_covers(tmp_path):
     label[100:120, 100:120] = 1
     write(Path(one.label), label)
     sampling = Sampling(size=32, batch_size=16, augment=())
-    labels = np.concatenate([y for _, y in take(index([one], Reading()), ROUND, sampling)])
+    labels = np.concatenate(
+        [y for _, y in take(labelled_chunks([one], Reading()), ROUND, sampling)]
+    )
     assert (labels == 1).any(axis=(1, 2, 3)).mean() > 0.3
 
 
 def test_validation_patches_are_fixed_and_shared_between_sets(tmp_path):
     examples = [example(tmp_path, f"a{i}", group="many", seed=i) for i in range(8)]
     examples += [example(tmp_path, "b", group="few", size=(40, 20))]
-    found = index(examples, Reading())
+    found = labelled_chunks(examples, Reading())
     pixels, labels = validation_patches(found, Reading(), SMALL, limit=12)
     again, _ = validation_patches(found, Reading(), SMALL, limit=12)
     np.testing.assert_array_equal(pixels, again)
@@ -159,9 +161,9 @@ def test_a_label_on_another_grid_is_refused(tmp_path):
     ]:
         change()
         with pytest.raises(ValueError, match=match) as caught:
-            index([one], Reading())
+            labelled_chunks([one], Reading())
         assert "\n" not in str(caught.value)
-    (chunk,) = index([one], Reading(cloud=(5,)))
+    (chunk,) = labelled_chunks([one], Reading(cloud=(5,)))
     assert chunk.cloud == (label == 1).sum()
 
 
@@ -177,7 +179,7 @@ def test_a_manifest_of_pictures_feeds_batches(tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    found = index(read_examples(tmp_path / "m.csv"), Reading())
+    found = labelled_chunks(read_examples(tmp_path / "m.csv"), Reading())
     sampling = Sampling(size=32, batch_size=8, augment=("turn",))
     for pixels, labels in take(found, ROUND, sampling):
         bright = pixels.mean(axis=(1, 2, 3)) > 120

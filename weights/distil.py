@@ -25,7 +25,7 @@ from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
 from cloudmask.dataset import ROUND, Sampling, training_batches
-from cloudmask.labelled import Reading, index
+from cloudmask.labelled import Reading, labelled_chunks
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
@@ -50,13 +50,15 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
             for file, shape in zip(new, shapes, strict=True)
         )
         teacher = load_model(args.teacher)
-        found = index(select_split(read_examples(args.manifest), "train"), recipe.reading)
+        chunks = labelled_chunks(
+            select_split(read_examples(args.manifest), "train"), recipe.reading
+        )
         # Tinted later: of cloud in its own colours the teacher knows more.
         plain = tuple(name for name in AUGMENTATIONS if name != "tint")
         draw = Sampling(
             size, TEACHER_BATCH, recipe.sampling.seed, augment=plain, mix=recipe.sampling.mix
         )
-        batches = training_batches(found, recipe.reading, draw)
+        batches = training_batches(chunks, recipe.reading, draw)
         for at, (image, label) in zip(range(0, count, TEACHER_BATCH), batches, strict=False):
             said, given = teacher(image.numpy())[..., None], label.numpy()
             end = min(at + TEACHER_BATCH, count)

@@ -15,7 +15,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 """Stored types that a scene may have."""
 
 HANDLES = 4
-"""Files kept open, per thread."""
+"""Files kept open: rasters by each thread, stores by the process."""
 
 
 class Reader(Protocol):

@@ -175,9 +175,7 @@ def evaluate_model(
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
         return scene, predict(scene, model), label
 
-    labelled_chunks(
-        examples, reading
-    )  # of labels: soon done, and hours are lost if the last has a flaw
+    labelled_chunks(examples, reading)  # soon done: hours are lost if the last label has a flaw
     threshold = model.threshold if threshold is None else threshold
     return _counted(examples, see, threshold, reading, done)
 

@@ -129,9 +129,8 @@ def test_cloud_is_drawn_more_often_than_it_covers(tmp_path):
     label[100:120, 100:120] = 1
     write(Path(one.label), label)
     sampling = Sampling(size=32, batch_size=16, augment=())
-    labels = np.concatenate(
-        [y for _, y in take(labelled_chunks([one], Reading()), ROUND, sampling)]
-    )
+    batches = take(labelled_chunks([one], Reading()), ROUND, sampling)
+    labels = np.concatenate([label for _, label in batches])
     assert (labels == 1).any(axis=(1, 2, 3)).mean() > 0.3
 
 

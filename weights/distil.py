@@ -50,9 +50,8 @@ def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
             for file, shape in zip(new, shapes, strict=True)
         )
         teacher = load_model(args.teacher)
-        chunks = labelled_chunks(
-            select_split(read_examples(args.manifest), "train"), recipe.reading
-        )
+        examples = select_split(read_examples(args.manifest), "train")
+        chunks = labelled_chunks(examples, recipe.reading)
         # Tinted later: of cloud in its own colours the teacher knows more.
         plain = tuple(name for name in AUGMENTATIONS if name != "tint")
         draw = Sampling(

@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 
 from cloudmask import load_model, open_scene, segment
 from cloudmask.constants import CLOUD, NODATA
+from cloudmask.scene import describe
 
 REACH = 8
 
@@ -22,12 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("scenes", nargs="+", metavar="SCENE")
-    parser.add_argument("--stretch", type=float, help="percentile to clip, unless uint8")
+    parser.add_argument("--stretch", type=float, help="percentile to clip of what is not uint8")
     args = parser.parse_args()
     model = load_model(args.model)
     print(f"{'cloud':>9} {'at edges':>9}  scene")
     for path in args.scenes:
-        mask = segment(open_scene(path, stretch=args.stretch), model).to_numpy()
+        is_displayed = describe(path)["dtype"] == "uint8"
+        scene = open_scene(path, stretch=None if is_displayed else args.stretch)
+        mask = segment(scene, model).to_numpy()
         nodata = Image.fromarray((mask == NODATA).astype("uint8"))
         near = np.asarray(nodata.filter(ImageFilter.MaxFilter(2 * REACH + 1))) > 0
         valid, cloud = mask != NODATA, mask == CLOUD

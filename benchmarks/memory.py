@@ -42,7 +42,7 @@ def main() -> None:
         __doc__,
         sides=([8_000, 16_000, 32_000, 60_000], [2_000, 4_000, 8_000]),
         coarse=(60_000, 15_000),
-        unet=(8_000, 2_048),
+        unet=(8_000, 1_024),
     )
     mask = asked.folder / "mask.tif"
     contestants: dict[str, Any] = {

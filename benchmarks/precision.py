@@ -31,7 +31,7 @@ def work(scene: str, mask: str, precision: str | None, chunk: int, keep: bool) -
 
 def main() -> None:
     """Run the benchmark."""
-    asked = options(__doc__, side=(4_096, 1_536))
+    asked = options(__doc__, side=(4_096, 1_024))
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
     usual: dict[str, Any] = {"precision": None, "chunk": 5120, "keep": True}
     cases: dict[str, dict[str, Any]] = {

@@ -8,7 +8,6 @@ of this repository (`git worktree add CHECKOUT COMMIT`); it needs no environment
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from context import context
-from tables import table
+from measuring import report
 
 HERE = Path(__file__).parent
 
@@ -48,6 +47,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, nargs="+", required=True)
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     asked = parser.parse_args()
+    asked.context, asked.results = context(), HERE  # before anything runs
     asked.folder.mkdir(parents=True, exist_ok=True)
     out, weights = asked.folder.resolve() / "mask.tif", HERE.parent / "weights/unet-f1.weights.h5"
     rows = {}
@@ -68,11 +68,9 @@ def main() -> None:
             "percent": 100 * differ / pixels,
         }
     commit = ["git", "-C", str(asked.before), "rev-parse", "--short", "HEAD"]
-    before = subprocess.run(commit, check=True, capture_output=True, text=True).stdout.strip()
-    sizes = {"before": before, "scenes": [scene.name for scene in asked.scenes]}
-    results = {"question": __doc__.split("\n")[0], "sizes": sizes, "context": context()}
-    (HERE / "unchanged.json").write_text(json.dumps(results | {"rows": rows}, indent=2) + "\n")
-    print(table(rows))
+    asked.before = subprocess.run(commit, check=True, capture_output=True, text=True).stdout.strip()
+    asked.scenes = [scene.name for scene in asked.scenes]
+    report(__file__, __doc__, asked, rows)
 
 
 if __name__ == "__main__":

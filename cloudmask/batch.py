@@ -140,7 +140,7 @@ def segment_many(
         if resume and output.exists() and (known := _read_note(note, made_from)):
             if known["outcome"] is None:
                 output.unlink()  # ours, but a run was killed before it could say so
-            elif known["output"] == _version(output):  # not what a later run put there
+            elif known.get("output") == _version(output):  # not what a later run put there
                 return Outcome(**known["outcome"] | {"status": "kept"})
         is_new = not output.exists()
         if is_new:

@@ -19,8 +19,8 @@ from cloudmask.pasting import Labels, Pixels, matte
 PATCHES_PER_VISIT = 4
 ROUND = 8
 """Batches that are shuffled together; a run can be resumed after each."""
-PATCHES_HELD = 4 * ROUND
-"""Patches in memory at a time, as many times as there are in a batch."""
+BATCHES_HELD = 4 * ROUND
+"""Batches whose patches are in memory at a time."""
 _READERS = 2
 """Visits made at the same time."""
 _MATTES = 48

@@ -167,7 +167,7 @@ def evaluate_model(
     Raises
     ------
     ValueError, OSError
-        One line, before any pixel is read; for an unknown label value when it is met.
+        One line, before the model runs.
     """
     reading = reading or Reading()
 

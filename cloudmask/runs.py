@@ -14,9 +14,9 @@ from cloudmask.write import full_disk, write_json
 CONFIG, HISTORY = "config.json", "history.json"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
-_BYTES_PER_WEIGHT = 42
+_BYTES_PER_WEIGHT = 46
 """On disk while a run goes on: two checkpoints of weights, their average and the optimiser's two
-moments; the best weights twice; the model in float16."""
+moments; the best weights twice, and those of the phase before; the model in float16."""
 
 
 def check_run(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
@@ -73,10 +73,12 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def check_disk(folder: Path, weights: int) -> None:
+def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
     """Refuse a disk without room for a run of a network of so many weights, with an OSError."""
     there = next(parent for parent in folder.absolute().parents if parent.exists())
     free, need = shutil.disk_usage(there).free, _BYTES_PER_WEIGHT * weights
+    if resume:  # part of it is there
+        need -= sum(file.stat().st_size for file in folder.rglob("*.h5"))
     if free < need:
         raise OSError(
             f"{there} has {free / 1e6:.0f} MB free, a run takes {need / 1e6:.0f} MB: make room, or "
@@ -102,7 +104,7 @@ def run_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> Iterato
     write_json(folder / CONFIG, config)
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is raised again; an interrupt can be resumed
         has_begun = (folder / HISTORY).exists()
         if not (resume or has_begun):
             shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cloudmask import network as networks
 from cloudmask.dataset import (
-    PATCHES_HELD,
+    BATCHES_HELD,
     ROUND,
     check_mix,
     training_batches,
@@ -89,7 +89,7 @@ def train(
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
     check_run(folder, config, resume=resume, overwrite=overwrite)
-    check_disk(folder, ARCHITECTURES[recipe.architecture].weights)
+    check_disk(folder, ARCHITECTURES[recipe.architecture].weights, resume=resume)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
@@ -128,7 +128,7 @@ def _check_memory(recipe: Recipe) -> None:
     from distributed.system import MEMORY_LIMIT  # of the container, where there is one
 
     sampling = recipe.sampling
-    held = PATCHES_HELD * sampling.batch_size + recipe.validation_patches
+    held = BATCHES_HELD * sampling.batch_size + recipe.validation_patches
     need = held * 7 * sampling.size**2
     if not networks.gpus():
         forward = ARCHITECTURES[recipe.architecture].bytes_per_pixel // 2

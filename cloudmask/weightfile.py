@@ -133,9 +133,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # what is left of one that is not
 
 
 def _copy_half(source: h5py.File, target: h5py.File) -> None:

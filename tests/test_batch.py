@@ -212,6 +212,8 @@ def test_what_cannot_go_together(scenes, tmp_path):
         (("a.tif", "--out-dir", "a.tif"), "the folder a.tif cannot be made (File exists): name"),
     ]:
         assert match in run(*arguments, cwd=scenes, check=2).stderr
+    run("a.tif", "--out-dir", tmp_path / "new", "--threshold", "7", cwd=scenes, check=2)
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tmp_path):

@@ -97,9 +97,9 @@ def segment(
         with cluster:
             _segment_one(job, start, as_json=as_json, quiet=quiet)
         return
-    scenes, outputs = _batch(paths, out_dir)
     choices = {key: options[key] for key in ("threshold", "probability", "grid", "multiscale")}
-    check_choices(outputs[0], **choices)  # before a cluster is started
+    check_choices(out_dir / "mask.tif", **choices)  # before a folder is made, or a cluster
+    scenes, outputs = _batch(paths, out_dir)
     # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
     # up, for which the pool waits.
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, cluster:

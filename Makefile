@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	@echo "mask: demo/mask.tif   picture: demo/picture.png"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/pytest -m slow

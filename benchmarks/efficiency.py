@@ -17,7 +17,7 @@ from typing import Any
 
 from measuring import Fake, alternate, apart, options, report, sample, segment, startup
 
-from cloudmask.network import SIDE_BY_SIDE
+from cloudmask.network import choose_precision, side_by_side
 
 WORK = 165  # times a sine of each pixel
 # Side of a block, blocks in a batch, threads that call the network.
@@ -78,14 +78,20 @@ class Counting(Fake):
         return pixels[..., 0] * 0
 
 
-def pixels_per_pixel(scene: str, model: str) -> dict[str, Any]:
-    """Pixels that the default chunks show the network for each pixel of the scene."""
+def passes(scene: str, model: str) -> dict[str, Any]:
+    """Pixels that the default chunks show the network for each pixel of the scene.
+
+    And how many forward passes run side by side.
+    """
     from cloudmask import load_model, open_scene, predict
 
     card = load_model(model)
     probability = predict(open_scene(scene), Counting(card.stride, card.overlap, card.window))
     probability.max().compute()
-    return {"pixels_per_pixel": Counting.seen / probability.size}
+    return {
+        "pixels_per_pixel": Counting.seen / probability.size,
+        "passes_side_by_side": side_by_side(card.architecture, choose_precision()),
+    }
 
 
 class Steady(Fake):
@@ -136,11 +142,8 @@ def fast_network(scene: str, mask: str) -> dict[str, Any]:
 
 
 def shares(row: dict[str, Any]) -> dict[str, float]:
-    """Seconds of the command, one after the other: what the network does not hide is the rest.
-
-    The network's are of passes side by side, as they are in 16 bits.
-    """
-    network = row["network_thread_seconds"] / SIDE_BY_SIDE
+    """Seconds of the command, one after the other: what the network does not hide is the rest."""
+    network = row["network_thread_seconds"] / row["passes_side_by_side"]
     own = network / row["pixels_per_pixel"]
     return {
         "start-up": row["startup_seconds"],
@@ -200,9 +203,10 @@ def main() -> None:
         )
         row = measured["command"]
         started, speed = measured["start-up"]["seconds"], measured["alone"]["mpx_per_second"]
-        counted = apart(pixels_per_pixel, scene=scene, model=model)
+        counted = apart(passes, scene=scene, model=model)
         row |= {
             "pixels_per_pixel": counted["pixels_per_pixel"],
+            "passes_side_by_side": counted["passes_side_by_side"],
             "startup_seconds": started,
             "alone_seconds": asked.side**2 / 1e6 / speed,
             "alone_mpx_per_second": speed,

@@ -31,8 +31,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _LOAD = threading.Lock()
 
 SIDE_BY_SIDE = 2
-"""Forward passes at the same time, in 16 bits on a CPU. One uses all cores but leaves gaps: two
-were 8 % faster with a U-Net, 20 % with `lite`. In float32 one takes the memory of both."""
+"""Forward passes at the same time, on a CPU. One uses all cores but leaves gaps: two were 8 %
+faster with a U-Net in 16 bits, 10 % with `lite` in float32."""
+_LIGHT = 600
+"""Bytes that a pixel takes at most in one of two: a U-Net's in float32 take the memory of both."""
 _ONE, _SOME = threading.Semaphore(1), threading.Semaphore(SIDE_BY_SIDE)
 STRIP_BYTES = 600 * 2**20
 """Memory of a forward pass: 700 pixels square of a U-Net in 16 bits are one strip."""
@@ -108,8 +110,7 @@ def _loaded(
     logger.info("%s in %s (%s)", architecture, chosen, why)
     network = build_network(architecture, chosen)
     read_weights(network, Path(path))
-    is_alone = chosen == "float32" or gpus()
-    turns = _ONE if is_alone else _SOME
+    turns = _ONE if gpus() or side_by_side(architecture, chosen) == 1 else _SOME
 
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
@@ -126,6 +127,11 @@ def _loaded(
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
     return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), turns
+
+
+def side_by_side(architecture: str, precision: str) -> int:
+    """How many forward passes run at the same time on a CPU."""
+    return SIDE_BY_SIDE if _pixel_bytes(architecture, precision) <= _LIGHT else 1
 
 
 def _strip_rows(architecture: str, precision: str, width: int) -> int:
@@ -147,7 +153,12 @@ def _strip_pixel(architecture: str, precision: str) -> int:
     Measured: a strip takes half more than the memory of one pass over its pixels, since layers wait
     for each other; and what they keep until the next strip takes as much as a third of the halo.
     """
-    return 3 * ARCHITECTURES[architecture].bytes_per_pixel // (2 if precision == "float32" else 4)
+    return 3 * _pixel_bytes(architecture, precision) // 2
+
+
+def _pixel_bytes(architecture: str, precision: str) -> int:
+    """Bytes that a pixel of one pass takes."""
+    return ARCHITECTURES[architecture].bytes_per_pixel // (1 if precision == "float32" else 2)
 
 
 def build_network(architecture: str, precision: str) -> "keras.Model":

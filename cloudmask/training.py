@@ -172,6 +172,11 @@ def _start(recipe: Recipe) -> Any:
     logger.info("%s trains in %s", recipe.architecture, precision)
     if base is not None:
         read_weights(network, Path(base.path))
+        # A few patches of many kinds have other means than all have: with those of each batch what
+        # was learned is lost before it is better (https://keras.io/guides/transfer_learning).
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     if encoder is not None:
         read_encoder(network, encoder)
     return network

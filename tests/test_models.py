@@ -194,8 +194,11 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
     pickle.loads(pickle.dumps(model))(expected["pixels"][:1])
 
 
-@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 2), ("float32", 1)])
-def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, precision, most):
+@pytest.mark.parametrize(
+    ("name", "precision", "most"),
+    [("unet-f1", "bfloat16", 2), ("unet-f1", "float32", 1), ("lite", "float32", 2)],
+)
+def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, name, precision, most):
     from cloudmask.strips import Strips
 
     lock, running, seen = threading.Lock(), [], []
@@ -210,7 +213,7 @@ def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, precision, mos
         return np.zeros(pixels.shape[:3], "float32")
 
     monkeypatch.setattr(Strips, "__call__", pass_slowly)
-    model = load_model("lite", precision=precision)
+    model = load_model(name, precision=precision)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(model, [np.zeros((1, 64, 64, 3), "uint8")] * 4))
     assert max(seen) == most

@@ -1,82 +1,42 @@
 """Teach a network what a U-Net says of patches, beside their labels.
 
-    python weights/distil.py MANIFEST NAME --teacher unet-f2 --weights lite --patches 6000
+    python weights/distil.py MANIFEST NAME POOL --weights runs/slim
 
-The teacher is slow, so it is asked once: augmented patches and its probabilities are kept in
-POOL, which is used as it is if it is there, and turned, mirrored and tinted whenever they are
-drawn. What is learned is the mean of label and teacher; pixels without a label are not scored. The
-run is one that `cloudmask train` could have left: `runs/NAME` holds history, checkpoints and the
-model.
+POOL is of `pool.py`: the teacher is slow, so it was asked once. Its patches are turned, mirrored,
+cropped and tinted whenever they are drawn, and what is learned is the mean of label and teacher;
+pixels without a label are not scored. The run is one that `cloudmask train` could have left:
+`runs/NAME` holds history, checkpoints and the model.
 
 After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pool import FACTS, READING
 
 from cloudmask import train
-from cloudmask.augment import AUGMENTATIONS, tint
+from cloudmask.augment import tint
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
-from cloudmask.dataset import ROUND, Sampling, training_batches
-from cloudmask.labelled import Reading, labelled_chunks
-from cloudmask.manifest import read_examples, select_split
+from cloudmask.dataset import ROUND, Sampling
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
 from cloudmask.pasting import turn
 from cloudmask.recipe import Recipe
-from cloudmask.registry import CARD, load_model
-
-logger = logging.getLogger("cloudmask")
-TEACHER_BATCH = 8
+from cloudmask.registry import CARD
 
 
-def make_pool(args: argparse.Namespace, recipe: Recipe) -> tuple[Any, Any]:
-    """Patches (n, y, x, 3) and targets (n, y, x, 1) × 200, both uint8 on disk; 255 not scored."""
-    size, count = recipe.sampling.size, args.patches
-    files = [args.pool / f"{name}.npy" for name in ("pixels", "targets")]
-    if not all(file.exists() for file in files):
-        args.pool.mkdir(parents=True, exist_ok=True)
-        shapes = [(count, size, size, 3), (count, size, size, 1)]
-        new = [file.with_suffix(".new") for file in files]
-        pixels, targets = (
-            np.lib.format.open_memmap(file, "w+", "uint8", shape)
-            for file, shape in zip(new, shapes, strict=True)
-        )
-        teacher = load_model(args.teacher)
-        examples = select_split(read_examples(args.manifest), "train")
-        chunks = labelled_chunks(examples, recipe.reading)
-        # Tinted later: of cloud in its own colours the teacher knows more.
-        plain = tuple(name for name in AUGMENTATIONS if name != "tint")
-        draw = Sampling(
-            size, TEACHER_BATCH, recipe.sampling.seed, augment=plain, mix=recipe.sampling.mix
-        )
-        batches = training_batches(chunks, recipe.reading, draw)
-        for at, (image, label) in zip(range(0, count, TEACHER_BATCH), batches, strict=False):
-            said, given = teacher(image.numpy())[..., None], label.numpy()
-            end = min(at + TEACHER_BATCH, count)
-            pixels[at:end] = image.numpy().round()[: end - at]
-            mean = np.where(given == NODATA, NODATA, np.round((said + given) * 100))
-            targets[at:end] = mean[: end - at]
-            if at // TEACHER_BATCH % 50 == 0:
-                logger.info("pool: %d of %d patches", end, count)
-        for before, after in zip(new, files, strict=True):
-            before.replace(after)
-    return tuple(np.load(file, mmap_mode="r") for file in files)
-
-
-def drawn(pool: tuple[Any, Any], sampling: Sampling, side: int, first_step: int) -> Any:
+def drawn(pool: list[Any], sampling: Sampling, side: int, first_step: int) -> Any:
     """Endless batches of the pool: each patch about once a round, turned, mirrored and cropped."""
     import tensorflow as tf
 
     def crop(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        y, x = rng.integers(sampling.size - side + 1, size=2)
+        y, x = rng.integers(pool[0].shape[1] - side + 1, size=2)
         image, target = turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
         return np.clip(tint(image, rng), 0, 255), target
 
@@ -101,17 +61,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--teacher", default="unet-f2")
+    parser.add_argument("pool", type=Path)
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="lite")
     parser.add_argument("--weights", help="what the student starts from; else random weights")
-    parser.add_argument("--patches", type=int, default=6000)
-    parser.add_argument("--pool", type=Path, default=Path("pool"))
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--crop", type=int, default=256, help="side of what a step sees of a patch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
+    parser.add_argument(
+        "--mix", type=lambda text: Mix().convert(text, None, None), default=(), help="of validation"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -121,9 +81,10 @@ def main() -> None:
         architecture=args.architecture, loss="bce+dice", epochs=args.epochs, steps=args.steps,
         learning_rate=args.learning_rate, weights=args.weights, validation_patches=192,
         sampling=Sampling(batch_size=args.batch_size, seed=args.seed, mix=args.mix),
-        reading=Reading(scale=65535),
+        reading=READING,
     )  # fmt: skip
-    pool = make_pool(args, recipe)
+    pool = [np.load(args.pool / f"{name}.npy", mmap_mode="r") for name in ("pixels", "targets")]
+    teacher = json.loads((args.pool / FACTS).read_text())["teacher"]
 
     def from_pool(first_round: int) -> Any:
         return drawn(pool, recipe.sampling, args.crop, first_round * ROUND)
@@ -131,7 +92,7 @@ def main() -> None:
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / CARD
     facts = json.loads(card.read_text())
-    facts["trained"] += f", from {args.weights or 'random weights'}, teacher {args.teacher}"
+    facts["trained"] += f", from {args.weights or 'random weights'}, teacher {teacher}"
     card.write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -23,5 +23,10 @@ def write_run(folder: Path, network: Any, like: str, trained: str) -> None:
     folder.mkdir(parents=True)
     file = folder / f"{folder.name}.weights.h5"
     write_weights(network, file, half=True)
-    card |= {"file": file.name, "sha256": file_sha256(file), "trained": trained}
+    card |= {
+        "architecture": network.name,
+        "file": file.name,
+        "sha256": file_sha256(file),
+        "trained": trained,
+    }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")

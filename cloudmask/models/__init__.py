@@ -38,9 +38,9 @@ ARCHITECTURES = {
         bytes_per_pixel=1200,
         encoder="block",
     ),
-    # Its convolutions reach 252 px and no further; what trained weights see may be less.
+    # Its convolutions reach 222 px from a multiple of the stride, and no further.
     "lite": Architecture(
-        stride=32, overlap=256, window=None, weights=3_445_520, bytes_per_pixel=300
+        stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

@@ -1,21 +1,25 @@
-"""A small residual encoder–decoder, made for the CPU: dense convolutions on a quarter of the grid.
+"""A narrow U-Net on half of the grid, made for the CPU: most of a U-Net's work is at full size.
 
-Blocks: He et al. 2015, https://arxiv.org/abs/1512.03385; the way in and out without loss of
-resolution: sub-pixel convolution, Shi et al. 2016, https://arxiv.org/abs/1609.05158.
+Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597; the way in and out without loss of
+resolution: sub-pixel convolution, Shi et al. 2016, https://arxiv.org/abs/1609.05158. Its levels are
+those of the U-Net with VGG16's encoder, a channel for every fourth or so: `weights/slim.py` fits it
+to a trained one.
 """
 
 import keras
 from keras import layers, ops
 
-STEM = 4
-"""Side of the square of pixels that the network sees as one: 4 × 4 × 3 values, 48 channels."""
-WIDTHS = (48, 96, 160, 224)
-"""Channels at a quarter, an eighth, a sixteenth and a thirty-second of the grid."""
+STEM = 2
+"""Side of the square of pixels that the network sees as one."""
+WIDTHS = (24, 64, 96, 128, 128)
+"""Channels at a half, a quarter, … a thirty-second of the grid."""
+UP_WIDTHS = (64, 48, 32, 16)
+"""Channels on the way back, at a sixteenth, … a half of the grid."""
 
 
 @keras.saving.register_keras_serializable("cloudmask")
 class _DepthToSpace(layers.Layer):  # type: ignore[misc]  # keras is untyped
-    """(n, y, x, 16) → (n, 4 y, 4 x, 1)."""
+    """(n, y, x, 4) → (n, 2 y, 2 x, 1)."""
 
     size = (STEM, STEM)
 
@@ -25,20 +29,13 @@ class _DepthToSpace(layers.Layer):  # type: ignore[misc]  # keras is untyped
         return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (n, y * STEM, x_ * STEM, 1))
 
 
-def _conv(x, filters: int, name: str, *, side: int = 3, strides: int = 1, relu: bool = True):
+def _conv(x, filters: int, name: str, *, side: int = 3, strides: int = 1):
     x = layers.Conv2D(
         filters, side, strides=strides, padding="same", use_bias=False,
         kernel_initializer="he_normal", name=name,
     )(x)  # fmt: skip
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    return layers.Activation("relu", name=f"{name}_act")(x) if relu else x
-
-
-def _residual(x, name: str):
-    filters = x.shape[-1]
-    y = _conv(x, filters, f"{name}_conv1")
-    y = _conv(y, filters, f"{name}_conv2", relu=False)
-    return layers.Activation("relu", name=f"{name}_act")(layers.Add(name=f"{name}_add")([x, y]))
+    return layers.Activation("relu", name=f"{name}_act")(x)
 
 
 def lite() -> keras.Model:
@@ -51,23 +48,24 @@ def lite() -> keras.Model:
     """
     inputs = layers.Input((None, None, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
-    x = _conv(x, WIDTHS[0], "stem", side=STEM, strides=STEM)
+    x = _conv(x, WIDTHS[0], "stem", side=3 * STEM, strides=STEM)
 
-    skips = []
-    for level, (filters, blocks) in enumerate(zip(WIDTHS, (1, 2, 2, 1), strict=True), start=1):
+    skips = [x]
+    for level, filters in enumerate(WIDTHS, start=1):
         if level > 1:
             skips.append(x)
-            x = _conv(x, filters, f"level{level}_down", strides=2)
-        for i in range(1, blocks + 1):
-            x = _residual(x, f"level{level}_block{i}")
+            x = layers.MaxPooling2D(2, name=f"level{level}_pool")(x)
+        for i in range(1, (2 if level == len(WIDTHS) else 3) + 1):
+            x = _conv(x, filters, f"level{level}_conv{i}")
 
-    for level in (3, 2, 1):
-        name = f"up{level}"
-        x = _conv(x, WIDTHS[level - 1], f"{name}_narrow", side=1, relu=False)
-        x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
-        x = layers.Add(name=f"{name}_add")([x, skips.pop()])
-        x = _residual(x, f"{name}_block")
+    for level, filters in zip((4, 3, 2, 1), UP_WIDTHS, strict=True):
+        x = layers.UpSampling2D(2, interpolation="nearest", name=f"up{level}")(x)
+        x = layers.Concatenate(name=f"up{level}_concat")([x, skips.pop()])
+        for i in range(1, (1 if level == 1 else 2) + 1):
+            x = _conv(x, filters, f"up{level}_conv{i}")
 
+    x = layers.Concatenate(name="pixels_concat")([x, skips.pop()])
+    x = _conv(x, 32, "pixels_conv1")
     x = layers.Conv2D(STEM * STEM, 3, padding="same", dtype="float32", name="clouds")(x)
     x = _DepthToSpace(dtype="float32", name="pixels")(x)
     outputs = layers.Activation("sigmoid", dtype="float32", name="probability")(x)

@@ -1,0 +1,265 @@
+"""Make a `lite` network of a trained U-Net: fewer channels, kernels fitted to say the same.
+
+    python weights/slim.py RUN MODEL POOL
+
+POOL is of `pool.py`. Each layer of `lite` has a layer of the U-Net to
+follow. Of its channels those are kept that tell most of what the next layers take from it (pivoted
+Cholesky decomposition of their covariance), and layer after layer the kernels are fitted by least
+squares to what the U-Net has there; where both are below zero, which the rectifier hides, nothing
+is asked. RUN becomes a folder such as `cloudmask train` leaves; what was lost comes back with a few
+thousand steps of `distil.py`.
+
+After He, Zhang & Sun 2017, https://arxiv.org/abs/1707.06168, and Zhang et al. 2015,
+https://arxiv.org/abs/1505.06798.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runs import write_run
+
+from cloudmask.augment import tint
+from cloudmask.models.lite import STEM
+from cloudmask.models.unet_vgg16 import CAFFE_MEAN_BGR
+from cloudmask.network import build_network, start_tensorflow
+from cloudmask.registry import load_model
+from cloudmask.weightfile import read_weights
+
+Array = Any
+BATCH = 8
+ROUNDS = 4
+"""Of fitting: each asks nothing where the last one's result was hidden, too."""
+PLACES = 20_000
+"""Pixels that a layer is fitted to, at least; six for every unknown of it."""
+
+
+def folded(network: Any, name: str) -> tuple[Array, Array]:
+    """A layer's kernel (y, x, in, out) and bias, batch normalisation in both."""
+    kernel, *bias = network.get_layer(name).get_weights()
+    if bias:
+        return kernel, bias[0]
+    norm = network.get_layer(f"{name}_bn")
+    gamma, beta, mean, variance = norm.get_weights()
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return kernel * scale, beta - mean * scale
+
+
+def set_weights(network: Any, name: str, kernel: Array, bias: Array, response: Array) -> None:
+    """Set them, batch normalisation to the statistics of the kernel's `response` without bias."""
+    layer = network.get_layer(name)
+    if layer.use_bias:
+        layer.set_weights([kernel, bias])
+        return
+    mean, variance = response.mean(axis=0), response.var(axis=0)
+    layer.set_weights([kernel])
+    norm = network.get_layer(f"{name}_bn")
+    norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
+
+
+def convolved(pixels: Array, kernel: Array, bias: Array, stride: int = 1) -> Array:
+    """(n, y, x, in) → (n, y, x, out), a batch at a time."""
+    import tensorflow as tf
+
+    parts = [
+        tf.nn.conv2d(pixels[i : i + BATCH], kernel, stride, "SAME").numpy() + bias
+        for i in range(0, len(pixels), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def pooled(pixels: Array) -> Array:
+    """Largest of 2 × 2."""
+    n, y, x, c = pixels.shape
+    return pixels.reshape(n, y // 2, 2, x // 2, 2, c).max(axis=(2, 4))
+
+
+def enlarged(pixels: Array) -> Array:
+    """Each pixel 2 × 2 times."""
+    return pixels.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def stacked(pixels: Array) -> Array:
+    """(n, y, x, c) → (n, y / STEM, x / STEM, STEM · STEM · c), as the network sees them."""
+    n, y, x, c = pixels.shape
+    cells = pixels.reshape(n, y // STEM, STEM, x // STEM, STEM, c)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, y // STEM, x // STEM, -1)
+
+
+def taught(unet: Any, pixels: Array) -> Iterator[tuple[str, Array, Array]]:
+    """What each layer of `lite` is to say before it is rectified, in the order of its layers.
+
+    The layer's name, (n, y, x, channel) to choose channels from, and how much the U-Net's next
+    layers take from each.
+    """
+
+    def weight(name: str, channels: slice = slice(None)) -> Array:
+        kernel, _ = folded(unet, name)
+        return (kernel[:, :, channels] ** 2).sum(axis=(0, 1, 3))
+
+    def taken(*parts: Array) -> Array:
+        return np.sqrt(sum(parts))
+
+    def respond(x: Array, name: str) -> Array:
+        return convolved(x, *folded(unet, name))
+
+    def relu(x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    first = pixels[..., ::-1] - np.array(CAFFE_MEAN_BGR, "float32")
+    said = respond(first, "block1_conv1")
+    each = np.tile(taken(weight("block1_conv2")), STEM * STEM)
+    yield "stem", stacked(said), each
+    said = respond(relu(said), "block1_conv2")
+    skips = [relu(said)]
+    said = pooled(said)
+    yield "level1_conv1", said, taken(weight("block2_conv1"))
+    x = relu(said)
+    for block, convolutions in ((2, 2), (3, 3), (4, 3), (5, 3)):
+        # The first of lite's levels holds one more than the block: the pooled one before it.
+        level, before = block - 1, 3 - convolutions
+        for i in range(1, convolutions + 1):
+            said = respond(x, f"block{block}_conv{i}")
+            x = relu(said)
+            if i < convolutions:
+                takes = taken(weight(f"block{block}_conv{i + 1}"))
+            else:
+                after = f"block{block + 1}_conv1" if block < 5 else "center_block1_conv1"
+                skip = slice(-x.shape[-1], None)
+                takes = taken(weight(after), weight(f"decoder_block{6 - block}_conv1", skip))
+            yield f"level{level}_conv{i + before}", said, takes
+        skips.append(x)
+        x = pooled(x)
+    for i, after in ((1, "center_block1_conv2"), (2, "decoder_block1_conv1")):
+        said = respond(x, f"center_block1_conv{i}")
+        x = relu(said)
+        yield f"level5_conv{i}", said, taken(weight(after, slice(x.shape[-1])))
+    for block in (1, 2, 3, 4, 5):
+        x = np.concatenate([enlarged(x), skips.pop()], axis=-1)
+        for i in (1, 2):
+            name = f"decoder_block{block}_conv{i}"
+            said = respond(x, name)
+            x = relu(said)
+            after = (
+                f"decoder_block{block}_conv2" if i == 1
+                else f"decoder_block{block + 1}_conv1" if block < 5
+                else "clouds_block1_conv1"
+            )  # fmt: skip
+            takes = taken(weight(after, slice(x.shape[-1])))
+            if block < 4:
+                yield f"up{5 - block}_conv{i}", said, takes
+            elif block == 4 and i == 2:
+                yield "up1_conv1", said, takes
+    x = relu(respond(x, "clouds_block1_conv1"))
+    said = respond(x, "clouds_block1_conv2")
+    yield "pixels_conv1", stacked(said), np.tile(taken(weight("clouds")), STEM * STEM)
+    said = stacked(respond(relu(said), "clouds"))
+    yield "clouds", said, np.ones(said.shape[-1])
+
+
+def chosen_channels(features: Array, importance: Array, count: int) -> Array:
+    """Channels of (n, y, x, channel) that together tell most of the others."""
+    rows = features.reshape(-1, features.shape[-1])
+    rows = rows[:: max(len(rows) // 100_000, 1)].astype("float64") * importance
+    left = np.cov(rows, rowvar=False)
+    chosen: list[int] = []
+    for _ in range(count):
+        pivot = int(np.argmax(np.diag(left)))
+        chosen.append(pivot)
+        left = left - np.outer(left[:, pivot], left[pivot]) / max(left[pivot, pivot], 1e-12)
+        left[pivot] = left[:, pivot] = 0
+        left[pivot, pivot] = -1  # never again
+    return np.sort(chosen)
+
+
+def neighbourhoods(pixels: Array, places: Array, side: int, stride: int) -> Array:
+    """What a kernel sees at places (n, y, x) of its output: (place, side · side · channel)."""
+    pad = side - stride
+    around = (pad // 2, pad - pad // 2)
+    padded = np.pad(pixels, [(0, 0), around, around, (0, 0)])
+    n, y, x = places
+    seen = [padded[n, y * stride + j, x * stride + i] for j in range(side) for i in range(side)]
+    return np.concatenate(seen, axis=1)
+
+
+def fitted(seen: Array, wanted: Array) -> tuple[Array, Array]:
+    """Rows of a kernel and its bias: least squares of the rectified responses."""
+    seen = np.concatenate([seen, np.ones((len(seen), 1), "float32")], axis=1)
+    gram = (seen.T @ seen).astype("float64")
+    gram[np.diag_indices(len(gram) - 1)] += 1e-4 * np.trace(gram) / len(gram)
+    inverse = np.linalg.inv(gram)
+    target = wanted
+    for _ in range(ROUNDS):
+        solved = (inverse @ (seen.T @ target)).astype("float32")
+        response = seen @ solved
+        target = np.where((wanted < 0) & (response < 0), response, wanted)
+    full = np.maximum(wanted, 0)
+    lost = ((np.maximum(response, 0) - full) ** 2).sum() / ((full - full.mean(0)) ** 2).sum()
+    print(f"{len(seen):7,} places, {lost:.1%} of the variance lost", flush=True)
+    return solved[:-1], solved[-1]
+
+
+def fit(lite: Any, unet: Any, pixels: Array) -> None:
+    """Fit every layer on patches (n, y, x, 3)."""
+    rng = np.random.default_rng(0)
+    outputs: dict[str, Array] = {}
+
+    def seen_by(tensor: Any) -> Array:
+        """What a tensor of `lite` holds for the patches, as far as it is fitted."""
+        op = tensor._keras_history.operation
+        if op.name in outputs:
+            return outputs[op.name]
+        inputs = op.input if isinstance(op.input, list) else [op.input]
+        if op.name == "rescale":
+            return pixels / 127.5 - 1
+        parts = [seen_by(part) for part in inputs]
+        if "concat" in op.name:
+            return np.concatenate(parts, axis=-1)
+        return pooled(parts[0]) if "pool" in op.name else enlarged(parts[0])
+
+    for name, wanted, importance in taught(unet, pixels):
+        layer = lite.get_layer(name)
+        side, stride = layer.kernel_size[0], layer.strides[0]
+        print(f"{name:14s} {wanted.shape[-1]:3d} → {layer.filters:2d} channels, ", end="")
+        features = np.maximum(wanted, 0)
+        kept = chosen_channels(features, importance, layer.filters)
+        if name != "clouds":  # whose scale is a logit's; of the others the next layer makes up for
+            wanted = wanted / features.std(axis=(0, 1, 2)).clip(1e-3)
+        del features
+        before = seen_by(layer.input)
+        shape = wanted.shape[:3]
+        unknown = side * side * before.shape[-1]
+        count = min(max(6 * unknown, PLACES), int(np.prod(shape)))
+        places = np.unravel_index(rng.choice(int(np.prod(shape)), count, replace=False), shape)
+        rows = neighbourhoods(before, places, side, stride)
+        flat, bias = fitted(rows, wanted[places][:, kept])
+        kernel = flat.reshape(side, side, before.shape[-1], layer.filters)
+        set_weights(lite, name, kernel, bias, rows @ flat)
+        outputs[f"{name}_act"] = np.maximum(convolved(before, kernel, bias, stride), 0)
+
+
+def main() -> None:
+    """Read the command line and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("--patches", type=int, default=96)
+    args = parser.parse_args()
+    model = load_model(args.model)
+    start_tensorflow()
+    unet, lite = (build_network(name, "float32") for name in (model.architecture, "lite"))
+    read_weights(unet, Path(model.path))
+    rng = np.random.default_rng(0)
+    patches = np.load(args.pool / "pixels.npy", mmap_mode="r")[: args.patches]
+    pixels = np.stack([tint(patch, rng) for patch in patches]).clip(0, 255).astype("float32")
+    fit(lite, unet, pixels)
+    apart = unet(pixels[:BATCH]).numpy() - lite(pixels[:BATCH]).numpy()
+    print(f"mean difference of probability {np.abs(apart).mean():.3f}")
+    write_run(args.run, lite, args.model, f"{args.model}, fitted with fewer channels")
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ class Recipe:
     patience: int | None = None
     """Epochs without a better validation loss after which a run stops."""
     weights: str | None = None
-    """Model to start from, by name or path."""
+    """Model to go on from: a name, a run or a file. Its batch normalisation stays as it is."""
     encoder_weights: str | None = None
     """imagenet, hed or a file: what VGG16's convolutions start from."""
     precision: str | None = None

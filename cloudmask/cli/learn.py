@@ -158,7 +158,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     help="Epochs that a pretrained encoder keeps its weights; default: 3, with --weights 0.",
 )
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
-@click.option("--weights", metavar="NAME|PATH", help="Model to fine-tune.")
+@click.option("--weights", metavar="NAME|PATH", help="Model to go on from.")
 @click.option(
     "--encoder-weights",
     metavar="imagenet|hed|PATH|none",

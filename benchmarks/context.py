@@ -6,14 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
-
 _PACKAGES = ("cloudmask", "dask", "numpy", "rasterio", "tensorflow", "xarray", "zarr")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def context() -> dict[str, Any]:
     """Host, CPU and its features, threads, load, versions, and the chunks that are the default."""
+    # Not above: what runs a peer, where there is no cloudmask, imports this module, too.
+    from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
+
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]

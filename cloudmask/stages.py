@@ -186,14 +186,20 @@ def _enlarge(x: Any, size: tuple[int, int]) -> Any:
     return tf.raw_ops.ResizeNearestNeighbor(images=x, size=tf.shape(x)[1:3] * size)
 
 
-def _convolution(op: layers.Conv2D, norm: layers.BatchNormalization | None) -> Step:
-    """A convolution, with the batch normalisation behind it in its weights."""
+def folded(op: layers.Conv2D, norm: layers.BatchNormalization | None) -> tuple[Any, Any]:
+    """Kernel (y, x, in, out) and bias of a convolution, the normalisation behind it in both."""
     kernel = op.kernel.numpy().astype("float32")
     bias = op.bias.numpy() if op.use_bias else np.zeros(kernel.shape[-1], "float32")
     if norm is not None:
         scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
         kernel = kernel * scale
         bias = (bias - norm.moving_mean.numpy()) * scale + norm.beta.numpy()
+    return kernel, bias
+
+
+def _convolution(op: layers.Conv2D, norm: layers.BatchNormalization | None) -> Step:
+    """A convolution, with the batch normalisation behind it in its weights."""
+    kernel, bias = folded(op, norm)
     kernel, bias = (tf.constant(values, op.compute_dtype) for values in (kernel, bias))
     side, stride = op.kernel_size[0], op.strides[0]
     padding = max(side - stride, 0)  # "same", of sizes that are multiples of the stride

@@ -603,10 +603,9 @@ def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path):
     patches = [pixels[y : y + 128, x : x + 128] for y in (0, 128, 256, 384) for x in (0, 128, 256)]
     (tmp_path / "pool").mkdir()
     np.save(tmp_path / "pool" / "pixels.npy", np.stack(patches))
+    (tmp_path / "pool" / "pool.json").write_text('{"teacher": "unet-f1"}')
     script = Path(__file__).parents[1] / "weights" / "slim.py"
-    subprocess.run(
-        [sys.executable, script, tmp_path / "slim", "unet-f1", tmp_path / "pool"], check=True
-    )
+    subprocess.run([sys.executable, script, tmp_path / "slim", tmp_path / "pool"], check=True)
     slim = load_model(tmp_path / "slim")
     assert slim.architecture == "lite"
     unseen = scene[:, :, 384:]

@@ -37,24 +37,23 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--patches", type=int, required=True)
-    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     log_to_stderr(quiet=False)
     start_tensorflow()
+    # Tinted later: of cloud in its own colours the teacher knows more.
+    plain = tuple(name for name in AUGMENTATIONS if name != "tint")
+    draw = Sampling(batch_size=BATCH, seed=args.seed, augment=plain, mix=args.mix)
     args.pool.mkdir(parents=True)
     pixels, targets = (
         np.lib.format.open_memmap(
-            args.pool / f"{name}.npy", "w+", "uint8", (args.patches, args.size, args.size, bands)
+            args.pool / f"{name}.npy", "w+", "uint8", (args.patches, draw.size, draw.size, bands)
         )
         for name, bands in (("pixels", 3), ("targets", 1))
     )
     teacher = load_model(args.teacher)
     chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
-    # Tinted later: of cloud in its own colours the teacher knows more.
-    plain = tuple(name for name in AUGMENTATIONS if name != "tint")
-    draw = Sampling(args.size, BATCH, args.seed, augment=plain, mix=args.mix)
     batches = training_batches(chunks, READING, draw)
     for at, (image, label) in zip(range(0, args.patches, BATCH), batches, strict=False):
         said, given = teacher(image.numpy())[..., None], label.numpy()

@@ -1,24 +1,26 @@
 """Make a `lite` network of a trained U-Net: fewer channels, kernels fitted to say the same.
 
-    python weights/slim.py RUN MODEL POOL
+    python weights/slim.py RUN POOL
 
-POOL is of `pool.py`. Each layer of `lite` has a layer of the U-Net to
-follow. Of its channels those are kept that tell most of what the next layers take from it (pivoted
-Cholesky decomposition of their covariance), and layer after layer the kernels are fitted by least
-squares to what the U-Net has there; where both are below zero, which the rectifier hides, nothing
-is asked. RUN becomes a folder such as `cloudmask train` leaves; what was lost comes back with a few
-thousand steps of `distil.py`.
+POOL is of `pool.py`, and its teacher the U-Net. Each layer of `lite` has a layer of that to follow:
+of its channels those are kept that tell most of what the next layers take from it (pivoted Cholesky
+decomposition of their covariance), and layer after layer the kernels are fitted by least squares to
+what the U-Net has there; where both are below zero, which the rectifier hides, nothing is asked.
+RUN becomes a folder such as `cloudmask train` leaves; what was lost comes back with a thousand
+steps of `distil.py`.
 
 After He, Zhang & Sun 2017, https://arxiv.org/abs/1707.06168, and Zhang et al. 2015,
 https://arxiv.org/abs/1505.06798.
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pool import FACTS
 from runs import write_run
 
 from cloudmask.augment import tint
@@ -36,15 +38,12 @@ PLACES = 20_000
 """Pixels that a layer is fitted to, at least; six for every unknown of it."""
 
 
-def folded(network: Any, name: str) -> tuple[Array, Array]:
+def kernel_of(network: Any, name: str) -> tuple[Array, Array]:
     """A layer's kernel (y, x, in, out) and bias, batch normalisation in both."""
-    kernel, *bias = network.get_layer(name).get_weights()
-    if bias:
-        return kernel, bias[0]
-    norm = network.get_layer(f"{name}_bn")
-    gamma, beta, mean, variance = norm.get_weights()
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return kernel * scale, beta - mean * scale
+    from cloudmask.stages import folded
+
+    layer = network.get_layer(name)
+    return folded(layer, None if layer.use_bias else network.get_layer(f"{name}_bn"))
 
 
 def set_weights(network: Any, name: str, kernel: Array, bias: Array, response: Array) -> None:
@@ -96,14 +95,14 @@ def taught(unet: Any, pixels: Array) -> Iterator[tuple[str, Array, Array]]:
     """
 
     def weight(name: str, channels: slice = slice(None)) -> Array:
-        kernel, _ = folded(unet, name)
+        kernel, _ = kernel_of(unet, name)
         return (kernel[:, :, channels] ** 2).sum(axis=(0, 1, 3))
 
     def taken(*parts: Array) -> Array:
         return np.sqrt(sum(parts))
 
     def respond(x: Array, name: str) -> Array:
-        return convolved(x, *folded(unet, name))
+        return convolved(x, *kernel_of(unet, name))
 
     def relu(x: Array) -> Array:
         return np.maximum(x, 0)
@@ -225,8 +224,8 @@ def fit(lite: Any, unet: Any, pixels: Array) -> None:
         print(f"{name:14s} {wanted.shape[-1]:3d} → {layer.filters:2d} channels, ", end="")
         features = np.maximum(wanted, 0)
         kept = chosen_channels(features, importance, layer.filters)
-        if name != "clouds":  # whose scale is a logit's; of the others the next layer makes up for
-            wanted = wanted / features.std(axis=(0, 1, 2)).clip(1e-3)
+        # One scale for all, for which the next layer makes up; that of the last is a logit's.
+        scale = 1 if name == "clouds" else features[..., kept].std(axis=(0, 1, 2)).clip(1e-3)
         del features
         before = seen_by(layer.input)
         shape = wanted.shape[:3]
@@ -234,7 +233,7 @@ def fit(lite: Any, unet: Any, pixels: Array) -> None:
         count = min(max(6 * unknown, PLACES), int(np.prod(shape)))
         places = np.unravel_index(rng.choice(int(np.prod(shape)), count, replace=False), shape)
         rows = neighbourhoods(before, places, side, stride)
-        flat, bias = fitted(rows, wanted[places][:, kept])
+        flat, bias = fitted(rows, wanted[places][:, kept] / scale)
         kernel = flat.reshape(side, side, before.shape[-1], layer.filters)
         set_weights(lite, name, kernel, bias, rows @ flat)
         outputs[f"{name}_act"] = np.maximum(convolved(before, kernel, bias, stride), 0)
@@ -244,11 +243,11 @@ def main() -> None:
     """Read the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("model")
     parser.add_argument("pool", type=Path)
     parser.add_argument("--patches", type=int, default=96)
     args = parser.parse_args()
-    model = load_model(args.model)
+    teacher = json.loads((args.pool / FACTS).read_text())["teacher"]
+    model = load_model(teacher)
     start_tensorflow()
     unet, lite = (build_network(name, "float32") for name in (model.architecture, "lite"))
     read_weights(unet, Path(model.path))
@@ -258,7 +257,7 @@ def main() -> None:
     fit(lite, unet, pixels)
     apart = unet(pixels[:BATCH]).numpy() - lite(pixels[:BATCH]).numpy()
     print(f"mean difference of probability {np.abs(apart).mean():.3f}")
-    write_run(args.run, lite, args.model, f"{args.model}, fitted with fewer channels")
+    write_run(args.run, lite, teacher, f"{teacher}, fitted with fewer channels")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ WIDTHS = (24, 64, 96, 128, 128)
 """Channels at a half, a quarter, … a thirty-second of the grid."""
 UP_WIDTHS = (64, 48, 32, 16)
 """Channels on the way back, at a sixteenth, … a half of the grid."""
+PIXEL_WIDTH = 32
+"""Channels, also at a half, of which the four pixels of a square are made."""
 
 
 @keras.saving.register_keras_serializable("cloudmask")
@@ -65,7 +67,7 @@ def lite() -> keras.Model:
             x = _conv(x, filters, f"up{level}_conv{i}")
 
     x = layers.Concatenate(name="pixels_concat")([x, skips.pop()])
-    x = _conv(x, 32, "pixels_conv1")
+    x = _conv(x, PIXEL_WIDTH, "pixels_conv1")
     x = layers.Conv2D(STEM * STEM, 3, padding="same", dtype="float32", name="clouds")(x)
     x = _DepthToSpace(dtype="float32", name="pixels")(x)
     outputs = layers.Activation("sigmoid", dtype="float32", name="probability")(x)

@@ -162,7 +162,8 @@ def _start(recipe: Recipe) -> Any:
     base = load_model(recipe.weights) if recipe.weights else None
     if base is not None and base.architecture != recipe.architecture:
         raise ValueError(
-            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}"
+            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}: "
+            f"choose {base.architecture}"
         )
     encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
     keras.utils.set_random_seed(recipe.sampling.seed)

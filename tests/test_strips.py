@@ -28,7 +28,7 @@ def trained(architecture):
     return network
 
 
-@pytest.fixture(scope="module", params=["unet_vgg16", "lite"])
+@pytest.fixture(scope="module", params=["unet_vgg16", "unet_slim", "lite"])
 def network(request):
     return trained(request.param)
 
@@ -70,7 +70,7 @@ def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
     assert max(added) <= 64 + 32  # also at the top, where those layers want hundreds at once
 
 
-@pytest.mark.parametrize("architecture", ["unet_vgg16", "lite"])
+@pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite"])
 def test_the_network_need_not_stay(architecture):
     network = build(architecture)
     kernels = [weakref.ref(weight) for weight in network.weights]

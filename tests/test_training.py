@@ -527,6 +527,7 @@ def test_a_damaged_image_is_named_in_one_line(tmp_path):
         (("manifest.csv", "abc", "--augment", "flip"), "augment flip is unknown: choose turn"),
         (("manifest.csv", "abc", "--mix", "all"), "not a list such as mine=2"),
         (("manifest.csv", "abc", "--scratch", "--weights", "unet-f1"), "--scratch is given with"),
+        (("manifest.csv", "abc", "--weights", "lite", "--patch", "48"), "patch is 48: lite needs"),
         (("manifest.csv", "abc", "--learning-rate", "0"), "learning rate is 0.0: give a number"),
         (("manifest.csv", "abc", "--mix", "all=-1"), "mix draws all -1.0 times"),
         (("0.png", "abc"), "0.png is no manifest: it is not text in UTF-8"),
@@ -595,7 +596,8 @@ def test_a_student_is_given_the_mean_of_label_and_teacher(tmp_path):
     assert load_model(tmp_path / "runs" / "student").architecture == "lite"
 
 
-def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path):
+@pytest.mark.parametrize("architecture", ["unet_slim", "lite"])
+def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path, architecture):
     """`weights/slim.py`, with few patches: without any training."""
     write_sample(tmp_path / "scene.tif", size=(512, 768))
     scene = open_scene(tmp_path / "scene.tif")
@@ -605,9 +607,10 @@ def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path):
     np.save(tmp_path / "pool" / "pixels.npy", np.stack(patches))
     (tmp_path / "pool" / "pool.json").write_text('{"teacher": "unet-f1"}')
     script = Path(__file__).parents[1] / "weights" / "slim.py"
-    subprocess.run([sys.executable, script, tmp_path / "slim", tmp_path / "pool"], check=True)
-    slim = load_model(tmp_path / "slim")
-    assert slim.architecture == "lite"
+    run, pool = tmp_path / "slim", tmp_path / "pool"
+    subprocess.run([sys.executable, script, run, pool, "--architecture", architecture], check=True)
+    slim = load_model(run)
+    assert slim.architecture == architecture
     unseen = scene[:, :, 384:]
     difference = predict(unseen, slim) - predict(unseen, load_model("unet-f1"))
     assert abs(difference).mean() < 0.1

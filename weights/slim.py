@@ -1,13 +1,13 @@
-"""Make a `lite` network of a trained U-Net: fewer channels, kernels fitted to say the same.
+"""Make a smaller network of a trained U-Net: fewer channels, kernels fitted to say the same.
 
-    python weights/slim.py RUN POOL
+    python weights/slim.py RUN POOL --architecture unet_slim
 
-POOL is of `pool.py`, and its teacher the U-Net. Each layer of `lite` has a layer of that to follow:
-of its channels those are kept that tell most of what the next layers take from it (pivoted Cholesky
-decomposition of their covariance), and layer after layer the kernels are fitted by least squares to
-what the U-Net has there; where both are below zero, which the rectifier hides, nothing is asked.
-RUN becomes a folder such as `cloudmask train` leaves; what was lost comes back with a thousand
-steps of `distil.py`.
+POOL is of `pool.py`, and its teacher the U-Net. Each layer of the smaller network has one of the
+U-Net's to follow: of its channels those are kept that tell most of what the next layers take from
+it (pivoted Cholesky decomposition of their covariance), and layer after layer the kernels are
+fitted by least squares to what the U-Net has there; where both are below zero, which the rectifier
+hides, nothing is asked. RUN becomes a folder such as `cloudmask train` leaves; what was lost comes
+back with a thousand steps of `distil.py`.
 
 After He, Zhang & Sun 2017, https://arxiv.org/abs/1707.06168, and Zhang et al. 2015,
 https://arxiv.org/abs/1505.06798.
@@ -15,7 +15,9 @@ https://arxiv.org/abs/1505.06798.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +83,45 @@ def enlarged(pixels: Array) -> Array:
 
 
 def stacked(pixels: Array) -> Array:
-    """(n, y, x, c) → (n, y / STEM, x / STEM, STEM · STEM · c), as the network sees them."""
+    """(n, y, x, c) → (n, y / STEM, x / STEM, STEM · STEM · c), as `lite` sees them."""
     n, y, x, c = pixels.shape
     cells = pixels.reshape(n, y // STEM, STEM, x // STEM, STEM, c)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, y // STEM, x // STEM, -1)
 
 
-def taught(unet: Any, pixels: Array) -> Iterator[tuple[str, Array, Array]]:
-    """What each layer of `lite` is to say before it is rectified, in the order of its layers.
+@dataclass(frozen=True)
+class Said:
+    """What a layer of the U-Net says, and who takes it."""
 
-    The layer's name, (n, y, x, channel) to choose channels from, and how much the U-Net's next
-    layers take from each.
-    """
+    layer: str
+    response: Array
+    """(n, y, x, channel), before it is rectified."""
+    deeper: Array
+    """Sum of squares of what the next layer multiplies each channel with."""
+    across: Array | int = 0
+    """The same of the layer across the U, if there is one."""
+
+    @property
+    def importance(self) -> Array:
+        """How much is taken of each channel."""
+        return np.sqrt(self.deeper + self.across)
+
+    def pooled(self) -> "Said":
+        """For who takes it at half of the size."""
+        return replace(self, response=pooled(self.response), across=0)
+
+    def stacked(self) -> "Said":
+        """For who takes squares of pixels as one."""
+        taken = np.tile(self.deeper + self.across, STEM * STEM)
+        return replace(self, response=stacked(self.response), deeper=taken, across=0)
+
+
+def said_by(unet: Any, pixels: Array) -> Iterator[Said]:
+    """What the layers of a U-Net say of patches (n, y, x, 3), in the order of its layers."""
 
     def weight(name: str, channels: slice = slice(None)) -> Array:
         kernel, _ = kernel_of(unet, name)
         return (kernel[:, :, channels] ** 2).sum(axis=(0, 1, 3))
-
-    def taken(*parts: Array) -> Array:
-        return np.sqrt(sum(parts))
 
     def respond(x: Array, name: str) -> Array:
         return convolved(x, *kernel_of(unet, name))
@@ -107,62 +129,68 @@ def taught(unet: Any, pixels: Array) -> Iterator[tuple[str, Array, Array]]:
     def relu(x: Array) -> Array:
         return np.maximum(x, 0)
 
-    first = pixels[..., ::-1] - np.array(CAFFE_MEAN_BGR, "float32")
-    said = respond(first, "block1_conv1")
-    each = np.tile(taken(weight("block1_conv2")), STEM * STEM)
-    yield "stem", stacked(said), each
-    said = respond(relu(said), "block1_conv2")
-    skips = [relu(said)]
-    said = pooled(said)
-    yield "level1_conv1", said, taken(weight("block2_conv1"))
-    x = relu(said)
-    for block, convolutions in ((2, 2), (3, 3), (4, 3), (5, 3)):
-        # The first of lite's levels holds one more than the block: the pooled one before it.
-        level, before = block - 1, 3 - convolutions
+    skips = []
+    x = pixels[..., ::-1] - np.array(CAFFE_MEAN_BGR, "float32")
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
         for i in range(1, convolutions + 1):
-            said = respond(x, f"block{block}_conv{i}")
-            x = relu(said)
+            name = f"block{block}_conv{i}"
+            response = respond(x, name)
+            x = relu(response)
             if i < convolutions:
-                takes = taken(weight(f"block{block}_conv{i + 1}"))
+                yield Said(name, response, weight(f"block{block}_conv{i + 1}"))
             else:
                 after = f"block{block + 1}_conv1" if block < 5 else "center_block1_conv1"
-                skip = slice(-x.shape[-1], None)
-                takes = taken(weight(after), weight(f"decoder_block{6 - block}_conv1", skip))
-            yield f"level{level}_conv{i + before}", said, takes
+                across = weight(f"decoder_block{6 - block}_conv1", slice(-x.shape[-1], None))
+                yield Said(name, response, weight(after), across)
         skips.append(x)
         x = pooled(x)
-    for i, after in ((1, "center_block1_conv2"), (2, "decoder_block1_conv1")):
-        said = respond(x, f"center_block1_conv{i}")
-        x = relu(said)
-        yield f"level5_conv{i}", said, taken(weight(after, slice(x.shape[-1])))
-    for block in (1, 2, 3, 4, 5):
-        x = np.concatenate([enlarged(x), skips.pop()], axis=-1)
-        for i in (1, 2):
-            name = f"decoder_block{block}_conv{i}"
-            said = respond(x, name)
-            x = relu(said)
-            after = (
-                f"decoder_block{block}_conv2" if i == 1
-                else f"decoder_block{block + 1}_conv1" if block < 5
-                else "clouds_block1_conv1"
-            )  # fmt: skip
-            takes = taken(weight(after, slice(x.shape[-1])))
-            if block < 4:
-                yield f"up{5 - block}_conv{i}", said, takes
-            elif block == 4 and i == 2:
-                yield "up1_conv1", said, takes
-    x = relu(respond(x, "clouds_block1_conv1"))
-    said = respond(x, "clouds_block1_conv2")
-    yield "pixels_conv1", stacked(said), np.tile(taken(weight("clouds")), STEM * STEM)
-    said = stacked(respond(relu(said), "clouds"))
-    yield "clouds", said, np.ones(said.shape[-1])
+    names = ["center_block1_conv1", "center_block1_conv2"]
+    names += [f"decoder_block{block}_conv{i}" for block in (1, 2, 3, 4, 5) for i in (1, 2)]
+    names += ["clouds_block1_conv1", "clouds_block1_conv2", "clouds"]
+    for name, after in pairwise(names):
+        if name.startswith("decoder") and name.endswith("conv1"):
+            x = np.concatenate([enlarged(x), skips.pop()], axis=-1)
+        response = respond(x, name)
+        x = relu(response)
+        yield Said(name, response, weight(after, slice(x.shape[-1])))
+    response = respond(x, "clouds")
+    yield Said("clouds", response, np.ones(response.shape[-1]))
+
+
+LITE = (
+    {"block1_conv1": "stem", "block1_conv2": "level1_conv1"}
+    # The first of lite's levels holds one more than the block: the pooled one before it.
+    | {f"block2_conv{i}": f"level1_conv{i + 1}" for i in (1, 2)}
+    | {f"block{b}_conv{i}": f"level{b - 1}_conv{i}" for b in (3, 4, 5) for i in (1, 2, 3)}
+    | {f"center_block1_conv{i}": f"level5_conv{i}" for i in (1, 2)}
+    | {f"decoder_block{b}_conv{i}": f"up{5 - b}_conv{i}" for b in (1, 2, 3) for i in (1, 2)}
+    | {"decoder_block4_conv2": "up1_conv1", "clouds_block1_conv2": "pixels_conv1"}
+    | {"clouds": "clouds"}
+)
+"""Which layer of `lite` follows which of the U-Net's; the others nobody follows."""
+
+
+def to_lite(unet: Any, pixels: Array) -> Iterator[Said]:
+    """What the layers of `lite` are to say: it sees four pixels as one."""
+    at_full_size = {"block1_conv1", "clouds_block1_conv2", "clouds"}
+    for said in said_by(unet, pixels):
+        if said.layer in LITE:
+            own = replace(said, layer=LITE[said.layer])
+            if said.layer == "block1_conv2":
+                yield own.pooled()
+            else:
+                yield own.stacked() if said.layer in at_full_size else own
+
+
+TAUGHT = {"unet_slim": said_by, "lite": to_lite}
+"""What each of the smaller networks is to say, layer by layer."""
 
 
 def chosen_channels(features: Array, importance: Array, count: int) -> Array:
     """Channels of (n, y, x, channel) that together tell most of the others."""
     rows = features.reshape(-1, features.shape[-1])
     rows = rows[:: max(len(rows) // 100_000, 1)].astype("float64") * importance
-    left = np.cov(rows, rowvar=False)
+    left = np.atleast_2d(np.cov(rows, rowvar=False))
     chosen: list[int] = []
     for _ in range(count):
         pivot = int(np.argmax(np.diag(left)))
@@ -200,13 +228,13 @@ def fitted(seen: Array, wanted: Array) -> tuple[Array, Array]:
     return solved[:-1], solved[-1]
 
 
-def fit(lite: Any, unet: Any, pixels: Array) -> None:
-    """Fit every layer on patches (n, y, x, 3)."""
+def fit(small: Any, taught: Iterable[Said], pixels: Array) -> None:
+    """Fit every layer of a network on patches (n, y, x, 3)."""
     rng = np.random.default_rng(0)
     outputs: dict[str, Array] = {}
 
     def seen_by(tensor: Any) -> Array:
-        """What a tensor of `lite` holds for the patches, as far as it is fitted."""
+        """What a tensor of the network holds for the patches, as far as it is fitted."""
         op = tensor._keras_history.operation
         if op.name in outputs:
             return outputs[op.name]
@@ -218,12 +246,13 @@ def fit(lite: Any, unet: Any, pixels: Array) -> None:
             return np.concatenate(parts, axis=-1)
         return pooled(parts[0]) if "pool" in op.name else enlarged(parts[0])
 
-    for name, wanted, importance in taught(unet, pixels):
-        layer = lite.get_layer(name)
+    for said in taught:
+        name, wanted = said.layer, said.response
+        layer = small.get_layer(name)
         side, stride = layer.kernel_size[0], layer.strides[0]
-        print(f"{name:14s} {wanted.shape[-1]:3d} → {layer.filters:2d} channels, ", end="")
+        print(f"{name:20s} {wanted.shape[-1]:3d} → {layer.filters:3d} channels, ", end="")
         features = np.maximum(wanted, 0)
-        kept = chosen_channels(features, importance, layer.filters)
+        kept = chosen_channels(features, said.importance, layer.filters)
         # One scale for all, for which the next layer makes up; that of the last is a logit's.
         scale = 1 if name == "clouds" else features[..., kept].std(axis=(0, 1, 2)).clip(1e-3)
         del features
@@ -235,7 +264,7 @@ def fit(lite: Any, unet: Any, pixels: Array) -> None:
         rows = neighbourhoods(before, places, side, stride)
         flat, bias = fitted(rows, wanted[places][:, kept] / scale)
         kernel = flat.reshape(side, side, before.shape[-1], layer.filters)
-        set_weights(lite, name, kernel, bias, rows @ flat)
+        set_weights(small, name, kernel, bias, rows @ flat)
         outputs[f"{name}_act"] = np.maximum(convolved(before, kernel, bias, stride), 0)
 
 
@@ -244,20 +273,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("pool", type=Path)
+    parser.add_argument("--architecture", choices=TAUGHT, required=True)
     parser.add_argument("--patches", type=int, default=96)
     args = parser.parse_args()
     teacher = json.loads((args.pool / FACTS).read_text())["teacher"]
     model = load_model(teacher)
     start_tensorflow()
-    unet, lite = (build_network(name, "float32") for name in (model.architecture, "lite"))
+    unet, small = (
+        build_network(name, "float32") for name in (model.architecture, args.architecture)
+    )
     read_weights(unet, Path(model.path))
     rng = np.random.default_rng(0)
     patches = np.load(args.pool / "pixels.npy", mmap_mode="r")[: args.patches]
     pixels = np.stack([tint(patch, rng) for patch in patches]).clip(0, 255).astype("float32")
-    fit(lite, unet, pixels)
-    apart = unet(pixels[:BATCH]).numpy() - lite(pixels[:BATCH]).numpy()
+    fit(small, TAUGHT[args.architecture](unet, pixels), pixels)
+    apart = unet(pixels[:BATCH]).numpy() - small(pixels[:BATCH]).numpy()
     print(f"mean difference of probability {np.abs(apart).mean():.3f}")
-    write_run(args.run, lite, teacher, f"{teacher}, fitted with fewer channels")
+    write_run(args.run, small, teacher, f"{teacher}, fitted with fewer channels")
 
 
 if __name__ == "__main__":

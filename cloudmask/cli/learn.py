@@ -8,6 +8,7 @@ import click
 
 from cloudmask.cli.options import Mix, reading_options
 from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.models import ARCHITECTURES
 
 
 @click.command()
@@ -140,7 +141,9 @@ def _print_table(facts: dict[str, Any]) -> None:
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option(
-    "--architecture", metavar="unet_vgg16|cloudx_net|lite", default="unet_vgg16", show_default=True
+    "--architecture",
+    metavar="|".join(ARCHITECTURES),
+    help="Default: unet_vgg16, with --weights what they are of.",
 )
 @click.option(
     "--loss",
@@ -196,12 +199,16 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     from cloudmask.dataset import Sampling
     from cloudmask.labelled import Reading
     from cloudmask.recipe import Recipe
+    from cloudmask.registry import load_model
     from cloudmask.training import train as run
 
     quiet = options.pop("quiet")
     log_to_stderr(quiet=quiet)
     augment, scratch = options.pop("augment"), options.pop("scratch")
     encoder = options.pop("encoder_weights")
+    if options["architecture"] is None:
+        base = options["weights"]
+        options["architecture"] = load_model(base).architecture if base else "unet_vgg16"
     if encoder is None and options["architecture"] == "unet_vgg16":
         encoder = None if scratch or options["weights"] else "imagenet"
     encoder = None if encoder == "none" else encoder

@@ -38,7 +38,10 @@ ARCHITECTURES = {
         bytes_per_pixel=1200,
         encoder="block",
     ),
-    # Its convolutions reach 222 px from a multiple of the stride, and no further.
+    # The convolutions of these two reach 224 and 222 px from a multiple of the stride.
+    "unet_slim": Architecture(
+        stride=32, overlap=224, window=None, weights=1_672_473, bytes_per_pixel=420
+    ),
     "lite": Architecture(
         stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),

@@ -1,11 +1,13 @@
 """U-Net with a VGG16 encoder: 23.8 M weights, 52 GFLOP per 256 × 256 pixels.
 
-Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597; encoder: Simonyan & Zisserman 2014,
-https://arxiv.org/abs/1409.1556. Layer names are those of the weight files already in use.
+Encoder: Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556. Layer names are those of the
+weight files already in use.
 """
 
 import keras
 from keras import layers, ops
+
+from cloudmask.models.unet import way_back
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 """ImageNet's mean, which VGG16 was trained to have subtracted (keras.applications.vgg16)."""
@@ -16,14 +18,6 @@ def _vgg_block(x, number: int, filters: int, convolutions: int):
         name = f"block{number}_conv{i}"
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
     return x
-
-
-def _conv_unit(x, filters: int, name: str):
-    x = layers.Conv2D(
-        filters, 3, padding="same", use_bias=False, kernel_initializer="he_uniform", name=name
-    )(x)
-    x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    return layers.Activation("relu", name=f"{name}_act")(x)
 
 
 def unet_vgg16() -> keras.Model:
@@ -46,18 +40,5 @@ def unet_vgg16() -> keras.Model:
         x = _vgg_block(x, number, filters, convolutions)
         skips.append(x)
         x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
-
-    x = _conv_unit(x, 512, "center_block1_conv1")
-    x = _conv_unit(x, 512, "center_block1_conv2")
-
-    for number, filters in enumerate([256, 128, 64, 32, 16], start=1):
-        name = f"decoder_block{number}"
-        x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
-        x = layers.Concatenate(name=f"{name}_concat")([x, skips.pop()])
-        x = _conv_unit(x, filters, f"{name}_conv1")
-        x = _conv_unit(x, filters, f"{name}_conv2")
-
-    x = _conv_unit(x, 32, "clouds_block1_conv1")
-    x = _conv_unit(x, 16, "clouds_block1_conv2")
-    outputs = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="clouds")(x)
+    outputs = way_back(x, skips, 512, [256, 128, 64, 32, 16], head=[32, 16])
     return keras.Model(inputs, outputs, name="unet_vgg16")

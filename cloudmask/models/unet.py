@@ -1,0 +1,50 @@
+"""What the U-Nets share.
+
+Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597.
+"""
+
+from typing import Any
+
+from keras import layers
+
+
+def conv_unit(x: Any, filters: int, name: str) -> Any:
+    """Convolution, batch normalisation, rectifier."""
+    x = layers.Conv2D(
+        filters, 3, padding="same", use_bias=False, kernel_initializer="he_uniform", name=name
+    )(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.Activation("relu", name=f"{name}_act")(x)
+
+
+def way_back(x: Any, skips: list[Any], centre: int, widths: list[int], head: list[int]) -> Any:
+    """From the deepest level, and what each level holds, to the probability of each pixel.
+
+    Parameters
+    ----------
+    x : (n, y, x, channel) tensor
+        At half of the size of the last of `skips`.
+    skips : list of tensors
+        The largest first; each half as large as the one before.
+    centre : int
+        Channels at the deepest level.
+    widths : list of int
+        Channels of each level, from the deepest of `skips` to the first.
+    head : list of int
+        Channels of the convolutions before the last, at full size.
+
+    Returns
+    -------
+    (n, y, x, 1) float32 tensor
+    """
+    for i in (1, 2):
+        x = conv_unit(x, centre, f"center_block1_conv{i}")
+    for number, (filters, skip) in enumerate(zip(widths, reversed(skips), strict=True), start=1):
+        name = f"decoder_block{number}"
+        x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
+        x = layers.Concatenate(name=f"{name}_concat")([x, skip])
+        for i in (1, 2):
+            x = conv_unit(x, filters, f"{name}_conv{i}")
+    for i, filters in enumerate(head, start=1):
+        x = conv_unit(x, filters, f"clouds_block1_conv{i}")
+    return layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="clouds")(x)

@@ -1,0 +1,31 @@
+"""The U-Net with VGG16's encoder, a channel for every third or so: 1.7 M weights.
+
+Layer after layer it is that U-Net, so that `weights/slim.py` can fit it to a trained one.
+"""
+
+import keras
+from keras import layers
+
+from cloudmask.models.unet import conv_unit, way_back
+
+
+def unet_slim() -> keras.Model:
+    """Build the network.
+
+    Returns
+    -------
+    keras.Model
+        (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
+    """
+    inputs = layers.Input((None, None, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
+    skips = []
+    for number, (filters, convolutions) in enumerate(
+        [(24, 2), (48, 2), (96, 3), (160, 3), (96, 3)], start=1
+    ):
+        for i in range(1, convolutions + 1):
+            x = conv_unit(x, filters, f"block{number}_conv{i}")
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
+    outputs = way_back(x, skips, 96, [64, 48, 32, 24, 16], head=[16, 16])
+    return keras.Model(inputs, outputs, name="unet_slim")

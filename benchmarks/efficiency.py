@@ -186,7 +186,7 @@ def main() -> None:
     asked = options(__doc__, side=(10_000, 2_048))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     rows = {}
-    for name, model in {"U-Net": "unet-f1", "lite": "lite"}.items():
+    for name, model in {"slim U-Net": "unet-slim", "U-Net": "unet-f1", "lite": "lite"}.items():
         how = ("--gsd", "native", "--model", model)
         trial = sample(folder, min(asked.side, 1024 if asked.short else 2048))
         best = apart(network_alone, scene=trial, model=model, batches=BATCHES)["batch"]

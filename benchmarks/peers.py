@@ -120,7 +120,7 @@ def main() -> None:
                 one, omnicloudmask, precision="fp32"
             ),
         }
-        if choose_precision() == "bfloat16":  # elsewhere it is imitated, and does not end
+        if choose_precision() == "bfloat16":  # elsewhere it is only imitated
             contestants["omnicloudmask 1.8.1, random weights, bf16"] = partial(
                 one, omnicloudmask, precision="bf16"
             )

@@ -602,7 +602,7 @@ def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path, a
     write_sample(tmp_path / "scene.tif", size=(512, 768))
     scene = open_scene(tmp_path / "scene.tif")
     pixels = scene.transpose("y", "x", "band").to_numpy()
-    patches = [pixels[y : y + 128, x : x + 128] for y in (0, 128, 256, 384) for x in (0, 128, 256)]
+    patches = [pixels[y : y + 128, x : x + 128] for y in (0, 256) for x in (0, 128, 256)]
     (tmp_path / "pool").mkdir()
     np.save(tmp_path / "pool" / "pixels.npy", np.stack(patches))
     (tmp_path / "pool" / "pool.json").write_text('{"teacher": "unet-f1"}')

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -359,6 +360,12 @@ def test_the_shipped_registry_is_sound():
         assert 0 < model.threshold < 1
         assert model.gsd_range[0] <= model.gsd <= model.gsd_range[1]
     assert load_model().name in list_models()
+
+
+def test_an_installed_package_has_every_model():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert {f"weights/{card['file']}" for card in list_models().values()} < packed.keys()
 
 
 # Imports

@@ -6,8 +6,8 @@ POOL is of `pool.py`, and its teacher the U-Net. Each layer of the smaller netwo
 U-Net's to follow: of its channels those are kept that tell most of what the next layers take from
 it (pivoted Cholesky decomposition of their covariance), and layer after layer the kernels are
 fitted by least squares to what the U-Net has there; where both are below zero, which the rectifier
-hides, nothing is asked. RUN becomes a folder such as `cloudmask train` leaves; what was lost comes
-back with a thousand steps of `distil.py`.
+hides, nothing is asked. RUN becomes a folder such as `cloudmask train` leaves; what `lite` lost
+comes back with a thousand steps of `distil.py`.
 
 After He, Zhang & Sun 2017, https://arxiv.org/abs/1707.06168, and Zhang et al. 2015,
 https://arxiv.org/abs/1505.06798.

@@ -450,30 +450,45 @@ def test_workers_may_die_of_a_chunk_and_the_mask_is_the_same(tmp_path, rng, writ
 
 
 @pytest.mark.parametrize(
-    ("write", "options"), [(write_cog, {}), (write_zarr, {}), (write_zarr, {"resume": True})]
+    ("write", "options", "begun"),
+    [
+        (write_cog, {}, 4),
+        (write_zarr, {}, 0),
+        (write_zarr, {}, 4),
+        (write_zarr, {"resume": True}, 4),
+    ],
 )
-def test_a_scheduler_that_goes_is_one_error_and_nothing_written(tmp_path, write, options):
+def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
+    tmp_path, tmp_path_factory, write, options, begun
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     scheduler = started("scheduler", "--host", address, "--dashboard-address", ":0")
     worker = started("worker", address, "--nthreads", "1", "--no-dashboard")
     out = tmp_path / ("m.tif" if write is write_cog else "m.zarr")
+    chunks_begun = tmp_path_factory.mktemp("begun")
 
     def slow(block):  # in here, so that it is sent by value: the scheduler has no tests
+        (chunks_begun / str(time.monotonic_ns())).touch()
         time.sleep(0.1)
         return block
 
-    data = da.zeros((1024, 1024), dtype="uint8", chunks=64).map_blocks(slow)
-    mask = xr.DataArray(data, dims=("y", "x"))
-    killer = threading.Timer(3, scheduler.kill)
+    def kill_in_the_midst():
+        while len(list(chunks_begun.iterdir())) < begun:
+            time.sleep(0.02)
+        scheduler.kill()
+
+    data = da.zeros((1024, 1024), dtype="uint8", chunks=64)
+    mask = xr.DataArray(data.map_blocks(slow, meta=data._meta), dims=("y", "x"))
+    killer = threading.Thread(target=kill_in_the_midst, daemon=True)
     try:
         with connect(address):
             killer.start()
-            begun = time.monotonic()
+            started_at = time.monotonic()
             with pytest.raises(OSError, match=f"{out.name} was not finished: .*{address} is gone"):
                 write(mask, out, **options)
-            assert time.monotonic() - begun < 60
+            assert time.monotonic() - started_at < 60
     finally:
         scheduler.kill()
         worker.kill()

@@ -12,7 +12,7 @@ from typing import Any
 
 from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import full_disk, move
-from cloudmask.write.stream import active_client
+from cloudmask.write.stream import active_client, gone
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class Partial:
         if client is None:
             return
         expected = self._begun.read_text()
-        for worker, found in client.run(_read, str(self._begun), on_error="return").items():
+        try:
+            answers = client.run(_read, str(self._begun), on_error="return")
+        except OSError as error:
+            raise OSError(gone(self.name, client)) from error
+        for worker, found in answers.items():
             # One that dies meanwhile answers with an error: its successor sees what it saw.
             if found != expected and not isinstance(found, OSError):
                 raise OSError(

@@ -105,6 +105,11 @@ def active_client() -> Any:
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
+def gone(name: str, client: Any) -> str:
+    """What to tell of a job whose scheduler no longer answers."""
+    return f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
+
+
 def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at_once: int) -> None:
     """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
 
@@ -116,17 +121,16 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
 
     waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
     held: list[Any] = []
-    gone = f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
             try:
                 futures = client.compute(_culled(row, shared), retries=_RETRIES)
             except ClosedClientError as error:
-                raise OSError(gone) from error
+                raise OSError(gone(name, client)) from error
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
-                raise OSError(gone)
+                raise OSError(gone(name, client))
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
@@ -139,9 +143,10 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
         except Exception as error:  # whatever a worker raised, or that it died
             failed = next((future for future in futures if future.status == "error"), None)
             if client.status != "running":
-                raise OSError(gone) from error
+                raise OSError(gone(name, client)) from error
             if failed is None:  # the connection may tell before the client does
-                raise OSError(f"{gone}, or gave its chunks up: {first_line(error)}") from error
+                told = f"{gone(name, client)}, or gave its chunks up: {first_line(error)}"
+                raise OSError(told) from error
             cause = failed.exception()  # which a cancelled one forgets
             client.cancel(list(windows))
             raise OSError(_failure(name, windows[failed], cause)) from cause

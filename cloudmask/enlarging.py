@@ -1,11 +1,17 @@
 """From a coarser grid to the scene's own over the same bounds: bilinear or nearest."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.core import Array
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from cloudmask import chunks
 from cloudmask.chunks import Block
@@ -71,31 +77,56 @@ def enlarge(
         raise ValueError("the scene is coarser than the array: leave out `like`")
 
     pieces = _squares(coarse, fine)
-    lengths = _fine_lengths(coarse, fine, pieces)
+    lengths = _lengths(_fine_edges(coarse, fine, pieces))
     valid, is_striped = _validity(like)
     if isinstance(valid, Array):
         valid = valid.rechunk(lengths)
     elif is_striped:
         pieces = _whole_rows(coarse, fine)
-    source = da.asarray(array.data).rechunk(pieces)
-    out_type = dtype_of(array, threshold)
-    data = da.map_blocks(
+    cut = partial(
         _enlarge_block,
-        da.overlap.overlap(source, depth={0: 1, 1: 1}, boundary="none"),
-        valid,
-        dtype=out_type,
-        meta=np.empty((0, 0), out_type),
-        chunks=_fine_lengths(coarse, fine, pieces),
-        edges=_fine_edges(coarse, fine, pieces),
-        coarse_starts=tuple(map(_starts, pieces)),
         factors=(fine.height / coarse.height, fine.width / coarse.width),
         nearest=is_mask or resampling == "nearest",
         threshold=threshold,
+    )
+    edges = _fine_edges(coarse, fine, pieces)
+    data = _map_pieces(
+        cut, da.asarray(array.data), valid, pieces, edges, dtype_of(array, threshold)
     ).rechunk(lengths)
     name, attributes = array.name, array.attrs
     if threshold is not None:
         name, attributes = "mask", mask_attributes(array.attrs, threshold)
     return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
+
+
+def _map_pieces(
+    cut: Callable[..., Block],
+    source: Array,
+    valid: Load | Array,
+    pieces: Chunks,
+    edges: Chunks,
+    dtype: np.dtype[Any],
+) -> Array:
+    """A chunk of the fine grid from each piece of the coarse one.
+
+    Each task takes its coarse pixels from the chunks that have them. If tasks of their own took
+    them, dask would follow those that neighbours share through the scene, and leave rows of the
+    mask half made.
+    """
+    key = f"enlarge-{tokenize(cut, source, valid, pieces, edges)}"
+    tasks = {
+        (key, i, j): (
+            cut,
+            [[(source.name, y, x) for x in columns.chunks] for y in rows.chunks],
+            (valid.name, i, j) if isinstance(valid, Array) else valid,
+            (rows, columns),
+        )
+        for i, rows in enumerate(_pieces(source.chunks[0], pieces[0], edges[0]))
+        for j, columns in enumerate(_pieces(source.chunks[1], pieces[1], edges[1]))
+    }
+    needed = [source, valid] if isinstance(valid, Array) else [source]
+    graph = HighLevelGraph.from_collections(key, tasks, needed)
+    return Array(graph, key, _lengths(edges), meta=np.empty((0, 0), dtype))
 
 
 def _squares(coarse: Grid, fine: Grid) -> Chunks:
@@ -126,8 +157,8 @@ def _fine_edges(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
     return rows, columns
 
 
-def _fine_lengths(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
-    rows, columns = (tuple(np.diff(edges).tolist()) for edges in _fine_edges(coarse, fine, pieces))
+def _lengths(edges: Chunks) -> Chunks:
+    rows, columns = (tuple(np.diff(axis).tolist()) for axis in edges)
     return rows, columns
 
 
@@ -152,52 +183,85 @@ def _is_valid(values: Any) -> Any:
     return valid.all(axis=0) if valid.ndim == 3 else valid
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Of one axis: pixels of the fine grid, and the coarse ones that they lie among."""
+
+    start: int
+    stop: int
+    first: int
+    """Coarse pixel, of the halo if there is one."""
+    chunks: tuple[int, ...]
+    """Of the coarse array, that have the coarse pixels."""
+    slices: tuple[slice, ...]
+    """These pixels within each of the chunks."""
+
+
+def _pieces(
+    source: tuple[int, ...], lengths: tuple[int, ...], edges: tuple[int, ...]
+) -> Iterator[_Piece]:
+    """Pieces of `lengths` coarse pixels, each with a pixel of halo, where the axis goes on."""
+    begins = np.cumsum((0, *source)).tolist()
+    for first, length, (start, stop) in zip(
+        _starts(lengths), lengths, pairwise(edges), strict=True
+    ):
+        top, bottom = max(first - 1, 0), min(first + length + 1, begins[-1])
+        found = {
+            number: slice(max(top, begin) - begin, min(bottom, end) - begin)
+            for number, (begin, end) in enumerate(pairwise(begins))
+            if begin < bottom and top < end
+        }
+        yield _Piece(start, stop, top, tuple(found), tuple(found.values()))
+
+
 def _enlarge_block(
-    block: Block,
+    parts: list[list[Block]],
     valid: Block | Load,
-    *,
-    edges: Chunks,
-    block_id: tuple[int, int],
+    at: tuple[_Piece, _Piece],
     **how: Any,
 ) -> Block:
-    """One chunk on the fine grid, from one of the coarse grid with a pixel of halo."""
-    (top, bottom), (left, right) = (
-        at[number : number + 2] for at, number in zip(edges, block_id, strict=True)
+    """One chunk on the fine grid, from the chunks of the coarse one that have its pixels."""
+    rows, columns = at
+    block = np.block(
+        [
+            [part[y, x] for part, x in zip(row, columns.slices, strict=True)]
+            for row, y in zip(parts, rows.slices, strict=True)
+        ]
     )
     is_valid = (
-        _is_valid(valid(slice(top, bottom), slice(left, right))) if callable(valid) else valid
+        _is_valid(valid(slice(rows.start, rows.stop), slice(columns.start, columns.stop)))
+        if callable(valid)
+        else valid
     )
-    return _enlarged(block, is_valid, (top, left), block_id, **how)
+    return _enlarged(block, is_valid, at, **how)
 
 
 @timed("enlarge")
 def _enlarged(
     block: Block,
     valid: Block,
-    first: tuple[int, int],
-    block_id: tuple[int, int],
+    at: tuple[_Piece, _Piece],
     *,
-    coarse_starts: Chunks,
     factors: tuple[float, float],
     nearest: bool,
     threshold: float | None,
 ) -> Block:
-    positions = []
-    for axis, number in enumerate(block_id):
-        fine = first[axis] + np.arange(valid.shape[axis])
-        # In coarse pixels of this block, whose halo begins one pixel before the chunk.
-        halo = 1 if number else 0
-        positions.append((fine + 0.5) / factors[axis] - coarse_starts[axis][number] + halo)
     out = np.empty(valid.shape, dtype_of(block, threshold))
     constant = constant_of(block, threshold)
     if constant is not None:
         out[:] = constant
     else:
+        # In coarse pixels of the block.
+        down, along = (
+            (np.arange(piece.start, piece.stop) + 0.5) / factor - piece.first
+            for piece, factor in zip(at, factors, strict=True)
+        )
         for y in range(0, out.shape[0], _PATCH):
             for x in range(0, out.shape[1], _PATCH):
                 rows, columns = slice(y, y + _PATCH), slice(x, x + _PATCH)
-                at_y, at_x = positions[0][rows], positions[1][columns]
-                out[rows, columns] = enlarge_patch(block, at_y, at_x, nearest, threshold)
+                out[rows, columns] = enlarge_patch(
+                    block, down[rows], along[columns], nearest, threshold
+                )
     if not valid.all():
         out[~valid] = nodata_of(out.dtype)
     return out

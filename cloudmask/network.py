@@ -4,11 +4,13 @@ Once per process, whichever thread comes first; nothing here is ever pickled or 
 """
 
 import gc
+import importlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +70,9 @@ def start_tensorflow() -> ModuleType:
         # TensorFlow exports the zstd it holds, and an extension that is loaded later uses that one:
         # a worker's chunks would be packed into other bytes than those of a process that has both.
         import numcodecs.zstd  # noqa: F401
-        import tensorflow
+
+        with _imported_when_used("matplotlib.pyplot"):  # Keras draws with it; it takes 0.6 s
+            import tensorflow
 
         for gpu in tensorflow.config.list_physical_devices("GPU"):
             tensorflow.config.experimental.set_memory_growth(gpu, True)
@@ -77,6 +81,21 @@ def start_tensorflow() -> ModuleType:
         os.dup2(saved, 2)
         os.close(saved)
     return tensorflow
+
+
+@contextmanager
+def _imported_when_used(name: str) -> Iterator[None]:
+    """Let what is imported in here, and imports module `name`, get one that loads it later."""
+    if name in sys.modules:
+        yield
+        return
+    later = ModuleType(name)
+    vars(later)["__getattr__"] = lambda attribute: getattr(importlib.import_module(name), attribute)
+    sys.modules[name] = later
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def gpus() -> list[Any]:

@@ -96,7 +96,7 @@ class Strips:
         for stage in self._stages:
             kept[stage.output] = _Kept(stage.height(kept[stage.inputs[0]].height))
         first = rows  # before it only what lies deeper, a strip's worth at a time
-        while self._wanted(kept, first - rows)[self._input] > 0:
+        while rows < len(pixels) and self._wanted(kept, first - rows)[self._input] > 0:
             first -= rows
         for stop in range(first, len(pixels) + rows, rows):
             made = kept[self._output].made

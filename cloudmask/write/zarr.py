@@ -11,7 +11,6 @@ import dask.array as da
 import numpy as np
 import rasterio
 import xarray as xr
-import zarr
 from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
@@ -151,6 +150,8 @@ def _write_chunk(
     block: Block, *, partial: Partial, variable: str, block_id: tuple[int, ...] = ()
 ) -> Block:
     """Write one chunk where it was made, then note that it is done."""
+    import zarr  # in 0.2 s, which a COG does not need
+
     # After a failure dask's threads and workers finish the chunks that they have begun, and Zarr
     # would make the folder anew for them.
     if not partial.has_begun:

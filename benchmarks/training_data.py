@@ -1,6 +1,7 @@
 """Ask whether a network in training waits for data, and what memory a large labelled scene takes.
 
-    python benchmarks/training_data.py FOLDER [--short] [--side 30000] [--steps 32] [--runs 3]
+    python benchmarks/training_data.py FOLDER [--short] [--side 30000] [--steps 32] [--batch 16]
+        [--runs 3]
 
 Batches alone at two sizes of scene, without a network; then training steps of two networks, fed
 from the large scene.
@@ -13,10 +14,8 @@ from typing import Any
 
 from measuring import alternate, apart, options, report, sample
 
-BATCH = 16
 
-
-def feed(manifest: str, network: str, steps: int) -> dict[str, Any]:
+def feed(manifest: str, network: str, steps: int, batch: int) -> dict[str, Any]:
     """Feed a network, or none, and count seconds of waiting."""
     from cloudmask import network as networks
     from cloudmask.dataset import ROUND, Sampling, training_batches
@@ -30,7 +29,7 @@ def feed(manifest: str, network: str, steps: int) -> dict[str, Any]:
     begun = time.perf_counter()
     chunks = labelled_chunks(read_examples(manifest), Reading())
     indexed = time.perf_counter() - begun
-    batches = iter(training_batches(chunks, Reading(), Sampling(batch_size=BATCH)))
+    batches = iter(training_batches(chunks, Reading(), Sampling(batch_size=batch)))
     model = None
     if network != "none":
         model = networks.build_network(network, networks.choose_precision())
@@ -63,10 +62,15 @@ def labelled(folder: Path, side: int) -> Path:
 
 def main() -> None:
     """Run the benchmark."""
-    asked = options(__doc__, side=(30_000, 4_000), steps=(32, 4))
+    asked = options(__doc__, side=(30_000, 4_000), steps=(32, 4), batch=(16, 4))
     contestants = {
         f"{side} px, {network}": partial(
-            apart, feed, manifest=labelled(asked.folder, side), network=network, steps=asked.steps
+            apart,
+            feed,
+            manifest=labelled(asked.folder, side),
+            network=network,
+            steps=asked.steps,
+            batch=asked.batch,
         )
         for side, network in [
             (3000, "none"),

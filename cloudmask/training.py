@@ -22,6 +22,7 @@ from cloudmask.dataset import (
     training_batches,
     validation_patches,
 )
+from cloudmask.initial import initial_network
 from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
@@ -95,7 +96,7 @@ def train(
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
     check_mix(chunks["train"], recipe.sampling)
     _check_memory(recipe)
-    network = _start(recipe)
+    network = initial_network(recipe)
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
@@ -150,45 +151,6 @@ def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> 
             f"read in chunks of {CHUNK}: give at most {largest}"
         )
     return chunks
-
-
-def _start(recipe: Recipe) -> Any:
-    """The network with the weights that it starts from."""
-    networks.start_tensorflow()
-    import keras
-
-    from cloudmask.models.encoder import encoder_file, read_encoder
-
-    base = load_model(recipe.weights) if recipe.weights else None
-    if base is not None and base.architecture != recipe.architecture:
-        raise ValueError(
-            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}: "
-            f"choose {base.architecture}"
-        )
-    encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
-    keras.utils.set_random_seed(recipe.sampling.seed)
-    with _strategy().scope():
-        precision = recipe.precision or networks.choose_precision()
-        network = networks.build_network(recipe.architecture, precision)
-    logger.info("%s trains in %s", recipe.architecture, precision)
-    if base is not None:
-        read_weights(network, Path(base.path))
-        # A few patches of many kinds have other means than all have: with those of each batch what
-        # was learned is lost before it is better (https://keras.io/guides/transfer_learning).
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
-    if encoder is not None:
-        read_encoder(network, encoder)
-    return network
-
-
-def _strategy() -> Any:
-    """A copy of the network on each GPU, where there are several."""
-    import tensorflow as tf
-
-    several = len(networks.gpus()) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def _fit(

@@ -268,10 +268,10 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cloudmask import Recipe, training
+from cloudmask import Recipe, initial, training
 from cloudmask.dataset import Sampling
 
-training._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+initial._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 sampling = Sampling(size=32, batch_size=4, augment=("turn",))
 recipe = Recipe(
     architecture="lite", loss="bce+dice", epochs=2, steps=8, learning_rate=1e-3,

@@ -1,0 +1,65 @@
+"""The network that a training run starts from."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloudmask import network as networks
+from cloudmask.recipe import Recipe
+from cloudmask.registry import load_model
+from cloudmask.weightfile import read_weights
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+
+def initial_network(recipe: Recipe) -> "keras.Model":
+    """Build a network, with the weights that it starts from.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Architecture, precision, seed, and the weights of a model or of an encoder.
+
+    Raises
+    ------
+    ValueError, OSError
+        The weights are of another architecture, or cannot be read.
+    """
+    networks.start_tensorflow()
+    import keras
+
+    from cloudmask.models.encoder import encoder_file, read_encoder
+
+    base = load_model(recipe.weights) if recipe.weights else None
+    if base is not None and base.architecture != recipe.architecture:
+        raise ValueError(
+            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}: "
+            f"choose {base.architecture}"
+        )
+    encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
+    keras.utils.set_random_seed(recipe.sampling.seed)
+    with _strategy().scope():
+        precision = recipe.precision or networks.choose_precision()
+        network = networks.build_network(recipe.architecture, precision)
+    logger.info("%s trains in %s", recipe.architecture, precision)
+    if base is not None:
+        read_weights(network, Path(base.path))
+        # A few patches of many kinds have other means than all have: with those of each batch what
+        # was learned is lost before it is better (https://keras.io/guides/transfer_learning).
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    if encoder is not None:
+        read_encoder(network, encoder)
+    return network
+
+
+def _strategy() -> Any:
+    """A copy of the network on each GPU, where there are several."""
+    import tensorflow as tf
+
+    several = len(networks.gpus()) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()

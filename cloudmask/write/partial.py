@@ -70,10 +70,11 @@ class Partial:
         if client is None:
             return
         expected = self._begun.read_text()
+        lost = gone(self.name, client)
         try:
             answers = client.run(_read, str(self._begun), on_error="return")
         except OSError as error:
-            raise OSError(gone(self.name, client)) from error
+            raise OSError(lost) from error
         for worker, found in answers.items():
             # One that dies meanwhile answers with an error: its successor sees what it saw.
             if found != expected and not isinstance(found, OSError):

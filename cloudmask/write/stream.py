@@ -124,16 +124,17 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
 
     waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
     held: list[Any] = []
+    lost = gone(name, client)  # a client that is closed has no address
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
             try:
                 futures = client.compute(_culled(row, shared), retries=_RETRIES)
             except ClosedClientError as error:
-                raise OSError(gone(name, client)) from error
+                raise OSError(lost) from error
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
-                raise OSError(gone(name, client))
+                raise OSError(lost)
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
@@ -146,10 +147,9 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
         except Exception as error:  # whatever a worker raised, or that it died
             failed = next((future for future in futures if future.status == "error"), None)
             if client.status != "running":
-                raise OSError(gone(name, client)) from error
+                raise OSError(lost) from error
             if failed is None:  # the connection may tell before the client does
-                told = f"{gone(name, client)}, or gave its chunks up: {first_line(error)}"
-                raise OSError(told) from error
+                raise OSError(f"{lost}, or gave its chunks up: {first_line(error)}") from error
             cause = failed.exception()  # which a cancelled one forgets
             client.cancel(list(windows))
             raise OSError(_failure(name, windows[failed], cause)) from cause

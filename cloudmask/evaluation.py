@@ -73,12 +73,12 @@ class Evaluation:
         return [self.examples[i] for i in order if wrong[i] > 0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A table: overall, then each set, then each scene; pixels, scores and their intervals."""
+        """A table: overall, then each set, each with intervals, then each scene; pixels, scores."""
         whole = [one for members in self.sets.values() for one in members]
         rows = [_row("overall", "", whole, self.threshold)]
         rows += [_row(name, "", members, self.threshold) for name, members in self.sets.items()]
         for (name, scene), members in self._by_scene().items():
-            rows.append(_row(name, scene, members, self.threshold))
+            rows.append(_row(name, scene, [reduce(add, members)], self.threshold))
         return rows
 
     def facts(self) -> dict[str, Any]:
@@ -91,7 +91,8 @@ class Evaluation:
             "overall": _facts(whole, self.threshold),
             "sets": {name: _facts(members, self.threshold) for name, members in sets.items()},
             "scenes": [
-                {"set": name, "scene": scene} | asdict(score(members, self.threshold))
+                {"set": name, "scene": scene}
+                | asdict(score([reduce(add, members)], self.threshold))
                 for (name, scene), members in self._by_scene().items()
             ],
             "sweep": [
@@ -258,8 +259,8 @@ def _check_found(block: Block) -> None:
         known = np.isnan(block) | ((block >= 0) & (block <= 1))
     if not known.all():
         raise ValueError(
-            f"the mask has the value {block[~known][0]}: a mask has 0, 1 and 255, a probability "
-            "0 to 1, and NaN"
+            f"the mask is {block.dtype} and has the value {block[~known][0]}: a mask is uint8 with "
+            "0, 1 and 255, a probability floating, 0 to 1 and NaN"
         )
 
 

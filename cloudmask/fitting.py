@@ -1,6 +1,5 @@
 """The epochs of a training run: two phases, a checkpoint after each, the best weights kept."""
 
-import json
 import logging
 import math
 import shutil
@@ -14,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from cloudmask.metrics import CloudScores
+from cloudmask.paths import read_json
 from cloudmask.runs import HISTORY
 from cloudmask.weightfile import read_weights, whole_file, write_weights
 from cloudmask.write import write_json
@@ -49,6 +49,8 @@ class Phase:
 class Schedule:
     """What both phases share."""
 
+    epochs: int
+    """Of both."""
     steps: int
     """Batches of an epoch."""
     learning_rate: float
@@ -99,7 +101,7 @@ def fit(
         rate, weight_decay=1e-4, global_clipnorm=1.0, use_ema=True, ema_momentum=_AVERAGE
     )
     network.compile(optimizer, loss=loss, metrics=[CloudScores()])
-    optimizer.build(network.trainable_variables)
+    network.optimizer.build(network.trainable_variables)  # in float16 what scales the loss, too
     keeper = _Keeper(folder, phase, schedule, validation.unbatch().take(_EXAMPLES))
     if len(keeper.history) > phase.last:
         return  # resumed in a later phase
@@ -135,7 +137,10 @@ def _start_of(phase: Phase, folder: Path) -> Path:
 def read_history(folder: Path) -> list[dict[str, float]]:
     """What each finished epoch of a run gave."""
     file = folder / HISTORY
-    return json.loads(file.read_text())["epochs"] if file.exists() else []
+    if not file.exists():
+        return []
+    epochs: list[dict[str, float]] = read_json(file, "epochs", cure="begin the run again")["epochs"]
+    return epochs
 
 
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
@@ -221,7 +226,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         logger.info(
             "epoch %d of %d: loss %.4f, validation loss %.4f, F1 %.3f, precision %.3f, recall %.3f,"
             " %.0f s",
-            epoch + 1, self.phase.last, entry["loss"], entry["val_loss"], entry["val_f1"],
+            epoch + 1, self.schedule.epochs, entry["loss"], entry["val_loss"], entry["val_f1"],
             entry["val_precision"], entry["val_recall"], seconds,
         )  # fmt: skip
         self.logs.flush()  # the command exits without taking TensorFlow apart

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloudmask import network as networks
+from cloudmask.models.encoder import encoder_file, read_encoder
 from cloudmask.recipe import Recipe
 from cloudmask.registry import load_model
 from cloudmask.weightfile import read_weights
@@ -13,6 +14,36 @@ if TYPE_CHECKING:
     import keras
 
 logger = logging.getLogger(__name__)
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse weights that a network cannot start from, as far as can be told without a download.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names the weights of a model or of an encoder.
+
+    Raises
+    ------
+    ValueError, OSError
+        The weights are of another architecture, or not there.
+    """
+    if recipe.encoder_weights != "imagenet":
+        _find_start(recipe)
+
+
+def _find_start(recipe: Recipe) -> Path | None:
+    """The file of the weights that a network starts from, if any."""
+    if recipe.weights:
+        base = load_model(recipe.weights)
+        if base.architecture != recipe.architecture:
+            raise ValueError(
+                f"weights {recipe.weights} are of {base.architecture}, not of "
+                f"{recipe.architecture}: choose {base.architecture}"
+            )
+        return Path(base.path)
+    return encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
 
 
 def initial_network(recipe: Recipe) -> "keras.Model":
@@ -26,34 +57,26 @@ def initial_network(recipe: Recipe) -> "keras.Model":
     Raises
     ------
     ValueError, OSError
-        The weights are of another architecture, or cannot be read.
+        As for `check_start`; or ImageNet's weights cannot be downloaded, or a file holds others.
     """
     networks.start_tensorflow()
     import keras
 
-    from cloudmask.models.encoder import encoder_file, read_encoder
-
-    base = load_model(recipe.weights) if recipe.weights else None
-    if base is not None and base.architecture != recipe.architecture:
-        raise ValueError(
-            f"weights {recipe.weights} are of {base.architecture}, not of {recipe.architecture}: "
-            f"choose {base.architecture}"
-        )
-    encoder = encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
+    start = _find_start(recipe)
     keras.utils.set_random_seed(recipe.sampling.seed)
     with _strategy().scope():
         precision = recipe.precision or networks.choose_precision()
         network = networks.build_network(recipe.architecture, precision)
     logger.info("%s trains in %s", recipe.architecture, precision)
-    if base is not None:
-        read_weights(network, Path(base.path))
+    if start is not None and recipe.weights:
+        read_weights(network, start)
         # A few patches of many kinds have other means than all have: with those of each batch what
         # was learned is lost before it is better (https://keras.io/guides/transfer_learning).
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
-    if encoder is not None:
-        read_encoder(network, encoder)
+    elif start is not None:
+        read_encoder(network, start)
     return network
 
 

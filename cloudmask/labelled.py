@@ -19,6 +19,7 @@ from cloudmask.manifest import Example
 from cloudmask.planes import open_label
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_scene
+from cloudmask.stretch import check_percentile, from_scale
 
 CHUNK = 1024
 """Height and width of a chunk, read whole for a few patches."""
@@ -39,6 +40,10 @@ class Reading:
     def __post_init__(self) -> None:
         if self.scale is not None and self.stretch is not None:
             raise ValueError("scale and stretch are both given: choose one")
+        if self.scale is not None:
+            from_scale(self.scale, 1)
+        if self.stretch is not None:
+            check_percentile(self.stretch)
         outside = [value for value in self.cloud or () if not 0 <= value <= NODATA]
         if outside:
             raise ValueError(f"cloud is {outside[0]}: values of a label are 0 to {NODATA}")

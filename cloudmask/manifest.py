@@ -11,6 +11,8 @@ from cloudmask.paths import is_local
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
+_SIDECARS = (".xml", ".ovr", ".msk", ".prj", ".wld", ".tfw", ".pgw", ".jgw")
+"""Of files that GDAL reads beside an image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def read_examples(path: str | Path) -> list[Example]:
         CSV file with the columns image, label and split (train, val, test) and, where wanted,
         scene, set, gsd (metres, also gsd_m) and scale; paths are relative to it. Or a folder that
         holds ``images/`` and ``labels/``: a fifth of the images, chosen by the hash of their
-        names, validates.
+        names, validates, and one of them at least.
 
     Returns
     -------
@@ -52,7 +54,8 @@ def read_examples(path: str | Path) -> list[Example]:
     Raises
     ------
     ValueError
-        No such columns, another split, a number that is none, images without label.
+        No such columns, another split, a number that is none, images without label, an image in
+        two splits.
     FileNotFoundError
         The path, or files that the manifest names: all of them are listed.
     """
@@ -73,7 +76,7 @@ def select_split(examples: Sequence[Example], split: str) -> list[Example]:
     """The examples of one split; a ValueError if there are none."""
     chosen = [example for example in examples if example.split == split]
     if not chosen:
-        raise ValueError(f"no image is in split {split!r}: put some there in the manifest")
+        raise ValueError(f"no image is in split {split!r}: name some in a manifest")
     return chosen
 
 
@@ -82,15 +85,28 @@ def _read_csv(path: Path) -> list[Example]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no manifest: it is not text in UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    absent = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
-    if absent:
-        raise ValueError(
-            f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}"
-        )
-    examples = [_example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader]
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    try:
+        names = reader.fieldnames or []
+        absent = [column for column in _COLUMNS if column not in names]
+        if absent:
+            raise ValueError(
+                f"{path} has no column {', '.join(absent)}: it needs {', '.join(_COLUMNS)}, with "
+                f"commas between, and begins with {','.join(names)[:80]!r}"
+            )
+        examples = [_example(row, path.parent, f"{path}, line {reader.line_num}") for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no manifest, line {reader.line_num}: {error}") from error
     if not examples:
         raise ValueError(f"{path} lists no image")
+    split_of: dict[str, str] = {}
+    for example in examples:
+        other = split_of.setdefault(example.image, example.split)
+        if other != example.split:
+            raise ValueError(
+                f"{path} has {example.image} in {other} and in {example.split}: leave it in one, "
+                "what was trained on scores too well"
+            )
     return examples
 
 
@@ -134,11 +150,15 @@ def _match_folders(folder: Path) -> list[Example]:
         raise ValueError(
             f"{folder}: image without label or label without image: {', '.join(alone)}"
         )
+    hashes = {stem: hashlib.sha256(stem.encode()).digest() for stem in images}
+    # Of few images none may be in that fifth: one is, all the same.
+    first = min(hashes, key=hashes.__getitem__)
+    validating = {stem for stem, found in hashes.items() if found[0] % 5 == 0} or {first}
     return [
         Example(
             image=str(images[stem]),
             label=str(labels[stem]),
-            split="val" if hashlib.sha256(stem.encode()).digest()[0] % 5 == 0 else "train",
+            split="val" if stem in validating else "train",
             scene=stem,
             set="all",
         )
@@ -149,7 +169,11 @@ def _match_folders(folder: Path) -> list[Example]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: put images/ and labels/ there")
-    files = [p for p in folder.iterdir() if not p.name.startswith(".") and p.suffix != ".xml"]
+    files = [
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.suffix.lower() not in _SIDECARS
+    ]
     by_stem = {path.stem: path for path in files}
     if not files:
         raise ValueError(f"{folder} is empty")

@@ -11,7 +11,7 @@ from cloudmask.manifest import Example
 from cloudmask.mask import threshold
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
 from cloudmask.scores import score, tally
-from cloudmask.write import replacing, without_nan, write_json
+from cloudmask.write import check_folder_of, replacing, without_nan, write_json
 
 _WORST = 12
 """Images on the page of the worst."""
@@ -48,13 +48,12 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = 
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that exists, or that is something else than an evaluation."""
+    """Refuse a folder that exists, is something else than an evaluation, or cannot be made."""
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: pass overwrite to replace it")
     if folder.exists() and not (folder / "scores.json").exists():
         raise FileExistsError(f"{folder} is no evaluation: choose another name")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"the folder {folder.parent} does not exist: make it first")
+    check_folder_of(folder)
 
 
 def _tile(evaluation: Evaluation, example: Example) -> Tile:

@@ -1,7 +1,8 @@
-"""Paths and URLs, told apart."""
+"""Paths and URLs, told apart, and what is read from small files."""
 
+import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 
 def is_zarr(path: str | Path) -> bool:
@@ -24,3 +25,14 @@ def locate(path: str | Path) -> Path:
     from upath import UPath  # takes a tenth of a second
 
     return cast("Path", UPath(path)) if is_remote(path) else Path(path)
+
+
+def read_json(path: Path, *needed: str, cure: str) -> dict[str, Any]:
+    """An object from a file of JSON; a ValueError with the cure if it lacks one of its keys."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(needed):
+        raise ValueError(f"{path} is damaged: {cure}")
+    return found

@@ -56,7 +56,8 @@ def draw_precision_recall(
             continue
         found = total.cloud[::-1].cumsum()[::-1]
         false = total.clear[::-1].cumsum()[::-1]
-        precision = found / np.maximum(found + false, 1)
+        with np.errstate(invalid="ignore"):
+            precision = found / (found + false)  # NaN, and no line, where nothing is found
         recall = found / total.cloud.sum()
         (line,) = axes.plot(recall, precision, label=name)
         at = bin_of(threshold)

@@ -44,7 +44,12 @@ class Recipe:
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning rate is {self.learning_rate}: give a number above 0")
         check_precision(self.precision)
-        for name, count in (("steps", self.steps), ("patience", self.patience)):
+        counts = {
+            "steps": self.steps,
+            "patience": self.patience,
+            "validation patches": self.validation_patches,
+        }
+        for name, count in counts.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}: give at least 1")
         if self.architecture not in ARCHITECTURES:
@@ -61,6 +66,11 @@ class Recipe:
             raise ValueError(
                 f"{self.frozen} epochs of {self.epochs} are frozen: give more, or freeze fewer"
             )
+        if not ARCHITECTURES[self.architecture].encoder:
+            if self.encoder_weights:
+                raise ValueError(f"{self.architecture} has no VGG16 encoder: leave its weights out")
+            if self.freeze_epochs:
+                raise ValueError(f"{self.architecture} has no encoder to freeze: freeze 0 epochs")
 
     @property
     def frozen(self) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cloudmask.mask import check_threshold
 from cloudmask.models import ARCHITECTURES, weights_folder
+from cloudmask.paths import read_json
 
 _LEGACY = (".hdf5", ".h5")
 CARD = "card.json"
@@ -132,7 +133,10 @@ def load_model(
     if entry is not None:
         path = weights_folder() / entry["file"]
     elif (Path(name) / CARD).is_file():
-        entry = json.loads((Path(name) / CARD).read_text())
+        needed = ("file", "sha256", "architecture", "threshold", "gsd", "gsd_range")
+        entry = read_json(
+            Path(name) / CARD, *needed, cure="give the weight file, or train it again"
+        )
         path, name = Path(name) / entry["file"], Path(name).resolve().name
     else:
         path = Path(name)

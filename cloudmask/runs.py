@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cloudmask.registry import CARD
+from cloudmask.paths import read_json
 from cloudmask.write import full_disk, write_json
 
 CONFIG, HISTORY = "config.json", "history.json"
@@ -19,46 +19,58 @@ _BYTES_PER_WEIGHT = 46
 moments; the best weights twice, and those of the phase before; the model in float16."""
 
 
-def check_run(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+def check_run(
+    runs: Path, name: str, config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Path:
     """Refuse a name, a place or a run that cannot be begun or resumed.
 
     Parameters
     ----------
-    folder : Path
+    runs : Path
+        Where the run's folder lies, or is to.
+    name : str
         The run's.
     config : dict
         What the run depends on: recipe, manifest, and the hash of its examples.
     resume, overwrite : bool
         As for `train`.
 
+    Returns
+    -------
+    Path
+        The run's folder.
+
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError, NotADirectoryError
     """
-    if not _NAME.fullmatch(folder.name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
-            f"run name is {folder.name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or ., "
+            f"run name is {name!r}: give 3 to 30 characters of A-Z, a-z, 0-9, _ or ., "
             "which it may not begin with"
         )
-    if folder.parent.exists() and not folder.parent.is_dir():
-        raise NotADirectoryError(f"{folder.parent} is no folder: name another for the runs")
+    if runs.exists() and not runs.is_dir():
+        raise NotADirectoryError(f"{runs} is no folder: name another for the runs")
+    folder = runs / name
     if resume and overwrite:
         raise ValueError("resume and overwrite are both given: choose one")
     if resume:
         _check_same(folder, config)
     elif folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists: resume it, overwrite it, or choose another name")
+        raise FileExistsError(_exists(folder))
     elif folder.exists() and not (folder / CONFIG).exists():
         raise FileExistsError(f"{folder} is no run: choose another name")
+    return folder
+
+
+def _exists(folder: Path) -> str:
+    return f"{folder} exists: resume it, overwrite it, or choose another name"
 
 
 def _check_same(folder: Path, config: dict[str, Any]) -> None:
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
-    try:
-        before = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: begin the run again") from error
+    before = read_json(folder / CONFIG, "recipe", "manifest", cure="begin the run again")
     wanted = json.loads(json.dumps(config["recipe"]))
     for key, value in before["recipe"].items():
         if wanted.get(key) != value:
@@ -87,23 +99,28 @@ def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
 
 
 @contextmanager
-def run_folder(folder: Path, config: dict[str, Any], *, resume: bool) -> Iterator[None]:
+def run_folder(
+    folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[None]:
     """Make the folder, which a run fills while this is entered.
 
-    A finished run of its name is set aside in .NAME.replaced until the new one is finished. After a
-    failure before the first epoch was, all is as before; an interrupted run can be resumed.
+    A run of its name is set aside in .NAME.replaced until the new one is finished. After a failure
+    before the first epoch was, all is as before; an interrupted run can be resumed.
     """
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists() and not resume:
-        if (folder / CARD).exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            folder.rename(replaced)
-        else:
-            shutil.rmtree(folder)
+        if not overwrite:  # another run took the name while labels were read
+            raise FileExistsError(_exists(folder))
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            "interrupted: the same command with --resume (in place of --overwrite) goes on"
+        ) from error
     except Exception as error:  # whatever it is, it is raised again; an interrupt can be resumed
         has_begun = (folder / HISTORY).exists()
         if not (resume or has_begun):

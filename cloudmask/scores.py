@@ -13,6 +13,7 @@ BINS = 200
 """Of probability: thresholds are told apart to half a percent."""
 _RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
+_OF_CLOUD = ("precision", "recall", "f1", "f2", "iou", "miou")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Scores:
     brier: float
     """Mean squared error of the probability (Brier 1950); for a mask the share that is wrong."""
     false_cloud: float
-    """Share of cloud found on images that have none."""
+    """Share of cloud found on scenes that have none."""
 
 
 def tally(probability: Block, label: Block) -> Tally:
@@ -103,7 +104,7 @@ def intervals(tallies: Sequence[Tally], threshold: float) -> dict[str, tuple[flo
     ----------
     tallies : sequence of Tally
         One for each scene, since pixels of one scene are not independent. Fewer than two have no
-        interval.
+        interval. What is drawn without any cloud counts for accuracy, Brier score and false cloud.
     """
     if len(tallies) < 2:
         return {}
@@ -113,7 +114,9 @@ def intervals(tallies: Sequence[Tally], threshold: float) -> dict[str, tuple[flo
     resampled = [_scores(counts[rows].sum(axis=0)) for rows in drawn]
     result = {}
     for field in fields(Scores):
-        values = np.array([getattr(scores, field.name) for scores in resampled])
+        with_cloud = field.name in _OF_CLOUD
+        drawn_ones = [s for s in resampled if not with_cloud or np.isfinite(s.recall)]
+        values = np.array([getattr(scores, field.name) for scores in drawn_ones])
         values = values[np.isfinite(values)]
         if values.size:
             low, high = np.percentile(values, _INTERVAL)

@@ -7,7 +7,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from cloudmask.dataset import (
     training_batches,
     validation_patches,
 )
-from cloudmask.initial import initial_network
+from cloudmask.initial import check_start, initial_network
 from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
+from cloudmask.paths import is_local
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
 from cloudmask.runs import check_disk, check_run, run_folder
@@ -65,7 +66,7 @@ def train(
     resume : bool
         Go on after the last finished epoch of a run that was stopped.
     overwrite : bool
-        Replace a run of this name. A finished one lies in .NAME.replaced until this one is.
+        Replace a run of this name. It lies in .NAME.replaced until this one is finished.
     batches : callable, optional
         Instead of patches of the manifest: from the number of rounds (`dataset.ROUND` batches) that
         are done to an endless tf.data.Dataset such as `dataset.training_batches` makes.
@@ -86,21 +87,22 @@ def train(
     OSError
         An image cannot be read, or the run cannot be written: the disk is full.
     """
-    recipe, folder = recipe or Recipe(), Path(runs, name)
+    recipe = recipe or Recipe()
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
-    check_run(folder, config, resume=resume, overwrite=overwrite)
+    folder = check_run(Path(runs), name, config, resume=resume, overwrite=overwrite)
     check_disk(folder, ARCHITECTURES[recipe.architecture].weights, resume=resume)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
+    _check_memory(recipe)
+    check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
     check_mix(chunks["train"], recipe.sampling)
-    _check_memory(recipe)
     network = initial_network(recipe)
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
-    with run_folder(folder, config, resume=resume):
+    with run_folder(folder, config, resume=resume, overwrite=overwrite):
         try:
             _fit(network, recipe, chunks["train"], validation, folder, batches)
         finally:
@@ -111,13 +113,18 @@ def train(
 
 def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
     packages = ("cloudmask", "tensorflow", "keras", "numpy", "dask", "rasterio")
-    rows = json.dumps([asdict(example) for example in examples])
+    resolved = [replace(e, image=_resolved(e.image), label=_resolved(e.label)) for e in examples]
+    rows = json.dumps([asdict(example) for example in resolved])
     return {
         "manifest": str(manifest),
         "examples": hashlib.sha256(rows.encode()).hexdigest(),
         "recipe": asdict(recipe),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
+
+
+def _resolved(path: str) -> str:
+    return str(Path(path).resolve()) if is_local(path) else path
 
 
 def _check_memory(recipe: Recipe) -> None:
@@ -167,6 +174,7 @@ def _fit(
 
     steps = _steps(recipe, chunks)
     schedule = Schedule(
+        recipe.epochs,
         steps,
         recipe.learning_rate,
         recipe.patience,

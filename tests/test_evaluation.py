@@ -188,7 +188,7 @@ def test_labels_are_checked_before_the_network_runs(labelled):
     [(plane([[0, 1, 3]]), "3"), (plane([[0, 0, 0]]) + np.float32(200), "200.0")],
 )
 def test_what_is_neither_mask_nor_probability_is_refused(mask, value):
-    with pytest.raises(ValueError, match=f"the mask has the value {value}: a mask has 0, 1"):
+    with pytest.raises(ValueError, match=f"has the value {value}: a mask is uint8 with 0, 1"):
         evaluate(mask, plane([[0, 1, 1]]))
 
 

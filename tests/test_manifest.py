@@ -45,6 +45,9 @@ def test_urls_stay_urls(files):
     ("text", "match"),
     [
         ("image,split\n", "no column label"),
+        ("image;label;split\n", "commas between, and begins with 'image;label;split'"),
+        ('image,label,split\n"' + 150_000 * "a", "is no manifest, line 1: field larger"),
+        ("image,label,split\na.png,al.png,val\na.png,al.png,train\n", "a.png in val and in train"),
         ("", "no column image, label, split"),
         ("image,label,split\n", "lists no image"),
         ("image,label,split\na.png,,train\n", "line 2: label is empty"),
@@ -84,6 +87,21 @@ def test_folders_are_matched_by_name_and_split_by_it(tmp_path):
     (tmp_path / "images" / "61.png").touch()
     with pytest.raises(ValueError, match="two files of one name"):
         read_examples(tmp_path)
+
+
+def test_spaces_after_commas_are_no_part_of_what_follows(files):
+    text = "image, label, split\na.png, al.png, train\n"
+    assert read_examples(manifest(files, text))[0].split == "train"
+
+
+def test_of_few_images_in_folders_one_validates(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for stem in "ab":  # neither is in the fifth that validates
+            (tmp_path / name / f"{stem}.png").touch()
+        for beside in ("a.pgw", "a.png.aux.xml", "b.png.ovr"):
+            (tmp_path / name / beside).touch()
+    assert sorted(e.split for e in read_examples(tmp_path)) == ["train", "val"]
 
 
 def test_what_is_no_manifest(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from cloudmask import Recipe, load_model, open_label, open_scene, predict, segment, train
+from cloudmask import Recipe, load_model, open_label, open_scene, predict, segment, train, training
 from cloudmask.dataset import Sampling
 from cloudmask.evaluation import evaluate
 from cloudmask.sample import write_sample
@@ -151,7 +151,6 @@ def test_fine_tuning_starts_from_the_weights_given_and_keeps_their_statistics(
 
 def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path):
     from cloudmask.models import build
-    from cloudmask.models.encoder import read_encoder
 
     donor = build("unet_vgg16")
     convolutions = [
@@ -179,8 +178,6 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path):
     own = donor.get_layer("block3_conv1").get_weights()[0]
     np.testing.assert_array_equal(kernel("frozen", epochs=1, freeze_epochs=1), own)
     assert np.abs(kernel("free", epochs=2, freeze_epochs=1, loss="bce") - own).max() > 0
-    with pytest.raises(ValueError, match="lite has no VGG16 encoder"):
-        read_encoder(build("lite"), tmp_path / "vgg.h5")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +191,7 @@ def test_patience_counts_epochs_of_the_second_phase_without_gain(tmp_path, losse
 
     history = {"epochs": [{"val_loss": loss} for loss in losses]}
     (tmp_path / "history.json").write_text(json.dumps(history))
-    schedule = Schedule(steps=8, learning_rate=1e-3, patience=1, encoder="", seed=0)
+    schedule = Schedule(epochs=9, steps=8, learning_rate=1e-3, patience=1, encoder="", seed=0)
     examples = tf.data.Dataset.range(0)
     # The first epoch, of the phase before, has the lowest loss and does not count.
     keeper = _Keeper(tmp_path, Phase(1, 9, False), schedule, examples)
@@ -407,6 +404,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
         ({"learning_rate": -1.0}, "learning rate is -1.0: give a number above 0"),
         ({"precision": "bf16"}, "precision is 'bf16': choose float32"),
         ({"patience": 0}, "patience is 0: give at least 1"),
+        ({"validation_patches": 0}, "validation patches is 0: give at least 1"),
+        ({"encoder_weights": "hed"}, "lite has no VGG16 encoder: leave its weights out"),
+        ({"freeze_epochs": 1}, "lite has no encoder to freeze: freeze 0 epochs"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, match):
@@ -431,7 +431,8 @@ def test_a_sampling_that_cannot_work_is_refused(changes, match):
     ("name", "match"),
     [
         ("ab", "run name is 'ab'"),
-        ("../up", "run name"),
+        ("../other", "run name"),
+        ("/tmp/other", "run name"),
         ("x" * 31, "run name"),
         ("a b c", "run name"),
     ],
@@ -461,6 +462,41 @@ def test_data_that_cannot_teach_is_refused(tmp_path):
             runs=tmp_path / "runs",
         )  # fmt: skip
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_name_that_was_taken_meanwhile_is_not_taken_over(tiles, tmp_path, monkeypatch):
+    other = tmp_path / "run"
+
+    def begun_meanwhile(recipe):  # noqa: ARG001
+        other.mkdir()
+        (other / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(training, "check_start", begun_meanwhile)
+    with pytest.raises(FileExistsError, match="run exists: resume it"):
+        train(tiles, "run", TINY, runs=tmp_path)
+    assert (other / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", ""])
+def test_damaged_notes_of_a_run_are_one_line(tiny_run, tiles, tmp_path, content):
+    run = tmp_path / "tiny"
+    shutil.copytree(tiny_run, run)
+    (run / "card.json").write_text(content)
+    with pytest.raises(ValueError, match=r"card\.json is damaged: give the weight file"):
+        load_model(run)
+    (run / "history.json").write_text(content)
+    with pytest.raises(ValueError, match=r"history\.json is damaged: begin the run again"):
+        train(tiles, "tiny", replace(TINY, epochs=3), runs=tmp_path, resume=True)
+    (run / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged: begin the run again"):
+        train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
+
+
+def test_a_manifest_spelled_otherwise_is_the_same(tiny_run, tiles, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    monkeypatch.chdir(tiles.parent)
+    again = train(tiles.name, "tiny", TINY, runs=tmp_path, resume=True)
+    assert again.threshold == load_model(tiny_run).threshold
 
 
 def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles):

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def correlation(image: NDArray[np.float64], label: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How well the label, moved by up to `REACH` pixels each way, agrees with the image."""
+    """How well label and image agree, if the label lies up to `REACH` pixels off, each way."""
     spectra = [np.fft.fft2(plane - plane.mean()) for plane in (label, image)]
     product = np.fft.ifft2(spectra[0] * np.conj(spectra[1])).real
     moved = np.roll(product, (REACH, REACH), axis=(0, 1))[: 2 * REACH + 1, : 2 * REACH + 1]

@@ -45,6 +45,8 @@ def main() -> None:
     # Tinted later: of cloud in its own colours the teacher knows more.
     plain = tuple(name for name in AUGMENTATIONS if name != "tint")
     draw = Sampling(batch_size=BATCH, seed=args.seed, augment=plain, mix=args.mix)
+    teacher = load_model(args.teacher)
+    chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
     args.pool.mkdir(parents=True)
     pixels, targets = (
         np.lib.format.open_memmap(
@@ -52,8 +54,6 @@ def main() -> None:
         )
         for name, bands in (("pixels", 3), ("targets", 1))
     )
-    teacher = load_model(args.teacher)
-    chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
     batches = training_batches(chunks, READING, draw)
     for at, (image, label) in zip(range(0, args.patches, BATCH), batches, strict=False):
         said, given = teacher(image.numpy())[..., None], label.numpy()

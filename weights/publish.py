@@ -62,8 +62,11 @@ def main() -> None:
         split: json.loads((Path(folder) / "scores.json").read_text())
         for split, folder in (item.split("=", 1) for item in options.scores)
     }
-    for found in facts.values():
+    threshold = card["threshold"] if options.threshold is None else options.threshold
+    for split, found in facts.items():
         found.pop("scenes")  # of which there are hundreds
+        if found["threshold"] != threshold:
+            parser.error(f"{split} was scored at {found['threshold']}, the card says {threshold}")
     registry_file = HERE / "registry.json"
     registry = json.loads(registry_file.read_text())
     # The licence of a set is what an earlier card says of it.
@@ -78,7 +81,7 @@ def main() -> None:
     registry["models"][options.name] = card | {
         "summary": options.summary,
         "file": file,
-        "threshold": card["threshold"] if options.threshold is None else options.threshold,
+        "threshold": threshold,
         "gsd": options.gsd,
         "gsd_range": options.gsd_range,
         "scores": {

@@ -20,7 +20,7 @@ from cloudmask.models import ARCHITECTURES
 @click.option(
     "--threshold",
     type=float,
-    help="Cloud from this probability on; default: the model's, 0.5 for a MASK.",
+    help="Cloud from this probability on, to half a percent; default: the model's, 0.5 for a MASK.",
 )
 @reading_options
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
@@ -53,6 +53,8 @@ def evaluate(
     log_to_stderr(quiet=quiet)
     if threshold is not None:
         check_threshold(threshold)
+    if overwrite and out is None:
+        raise ValueError("--overwrite replaces what --out names: give both, or neither")
     reading, is_mask = Reading(**options), _is_mask(what)
     if len(against) > (1 if is_mask else 2):
         raise ValueError("give MASK LABEL, MODEL MANIFEST, or MODEL IMAGE LABEL")
@@ -175,7 +177,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     show_default=True,
     help="Height and width in pixels, a multiple of the network's stride.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--mix", type=Mix(), default=(), help="How often sets are drawn; default: alike.")
 @click.option(
     "--augment",
@@ -229,12 +231,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         sampling=sampling,
         reading=reading,
     )
-    try:
-        model = run(manifest, name, recipe, **where)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            "interrupted: the same command with --resume (in place of --overwrite) goes on"
-        ) from error
+    model = run(manifest, name, recipe, **where)
     if not quiet:
         print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
 

@@ -64,11 +64,8 @@ def read_encoder(network: "keras.Model", path: Path) -> None:
     Raises
     ------
     ValueError
-        The network has no VGG16 encoder, or the file none of its convolutions.
+        The file has none of VGG16's convolutions.
     """
-    names = {layer.name for layer in network.layers}
-    if f"{PREFIX}1_conv1" not in names:
-        raise ValueError(f"{network.name} has no VGG16 encoder: leave encoder weights out")
     try:
         with h5py.File(path) as file:
             for block, count in enumerate(_CONVOLUTIONS, start=1):

@@ -1,6 +1,7 @@
 """Write a mask or a probability to a file: on its exact grid, read back, atomic."""
 
 from cloudmask.write.output import (
+    check_folder_of,
     check_output,
     full_disk,
     replacing,
@@ -13,6 +14,7 @@ from cloudmask.write.raster import write_cog, write_png
 from cloudmask.write.zarr import write_zarr
 
 __all__ = [
+    "check_folder_of",
     "check_output",
     "full_disk",
     "replacing",

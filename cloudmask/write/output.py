@@ -36,6 +36,17 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     if is_remote(path):
         _check_remote(path, overwrite=overwrite)
         return
+    check_folder_of(path)
+    if path.is_dir() and not is_zarr(path):
+        raise IsADirectoryError(f"{path} is a directory: name a file")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: pass overwrite to replace it")
+    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+        raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
+
+
+def check_folder_of(path: Path) -> None:
+    """Refuse a path whose folder is not there, or cannot be written in."""
     folder = path.parent
     if not folder.exists():
         raise FileNotFoundError(f"the folder {folder} does not exist: make it first")
@@ -43,12 +54,6 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(f"{folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the folder {folder} is not writable")
-    if path.is_dir() and not is_zarr(path):
-        raise IsADirectoryError(f"{path} is a directory: name a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: pass overwrite to replace it")
-    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
-        raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 
 def _check_remote(path: Path, *, overwrite: bool) -> None:

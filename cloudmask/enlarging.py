@@ -57,8 +57,14 @@ def enlarge(
     Raises
     ------
     ValueError
-        `like` covers another area, is coarser, or `resampling` is not known.
+        `like` covers another area, is coarser, or `resampling` is not known; `array` has other
+        dimensions.
     """
+    if array.dims != ("y", "x"):
+        raise ValueError(
+            f"the array has dimensions {', '.join(map(str, array.dims))}: enlarge one (y, x) array "
+            "after the other"
+        )
     is_mask = array.dtype == np.uint8
     if threshold is not None:
         check_threshold(threshold)

@@ -8,6 +8,7 @@ import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
@@ -37,7 +38,7 @@ class Grid:
             _, latitude = t @ (self.width / 2, self.height / 2)
             metres_y, metres_x = _metres_per_degree(latitude)
         else:
-            _, metres_y = self.crs.linear_units_factor
+            metres_y = _metres_per_unit(self.crs)
             if self.crs.to_epsg() == _WEB_MERCATOR:  # Snyder 1987, eq. 7-2: metres at the equator
                 _, northing = t @ (self.width / 2, self.height / 2)
                 metres_y /= math.cosh(northing / _SEMI_MAJOR)
@@ -76,9 +77,7 @@ class Grid:
         """Whether a grid of as many pixels is another one; not told where either has no CRS."""
         if self.crs is None or other.crs is None:
             return False
-        pixel = max(abs(self.transform.a), abs(self.transform.e))
-        pairs = zip(self.transform, other.transform, strict=True)
-        return self.crs != other.crs or any(abs(a - b) >= 0.01 * pixel for a, b in pairs)
+        return not self.same_bounds(other)
 
     def attach(self, array: xr.DataArray) -> xr.DataArray:
         """Give `array`, whose last dimensions are y and x, this grid's coordinates and CRS."""
@@ -96,6 +95,11 @@ class Grid:
 def grid_of(array: xr.DataArray) -> Grid:
     """The grid of a DataArray with dims y and x, as rioxarray reads it."""
     transform = array.rio.transform()
+    mapping = array.coords.get(array.rio.grid_mapping)
+    if mapping is not None and "GeoTransform" in mapping.attrs:
+        stored = Affine.from_gdal(*map(float, mapping.attrs["GeoTransform"].split()))
+        if stored.b or stored.d:  # rioxarray gives back most rotations, but not a quarter turn
+            transform = stored
     for dim, known in (("x", transform.a), ("y", transform.e)):
         if dim in array.coords and array.sizes[dim] > 1:
             step = float(array[dim][1] - array[dim][0])
@@ -104,6 +108,14 @@ def grid_of(array: xr.DataArray) -> Grid:
                 transform = array.rio.transform(recalc=True)
                 break
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
+
+
+def _metres_per_unit(crs: CRS) -> float:
+    """Of what is neither projected nor geographic, such as a local grid, metres are taken."""
+    try:
+        return float(crs.linear_units_factor[1])
+    except CRSError:
+        return 1.0
 
 
 def _metres_per_degree(latitude: float) -> tuple[float, float]:

@@ -9,10 +9,11 @@ import xarray as xr
 
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import check_threshold, threshold
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_remote, is_zarr
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
+from cloudmask.readers.raster import files_of
 from cloudmask.registry import CloudModel
 from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
 from cloudmask.scene import open_scene
@@ -88,7 +89,7 @@ class Job:
             outputs.append(self.quicklook)
             if self.quicklook.suffix.lower() != ".png":
                 raise ValueError(f"{self.quicklook} is no picture name: let it end in .png")
-            if self.quicklook.absolute() == self.out.absolute():
+            if self.quicklook.resolve() == self.out.resolve():
                 raise ValueError(f"{self.out} is named twice: give the quicklook another name")
         for output in outputs:
             if _is_same(output, self.scene):
@@ -179,4 +180,7 @@ def check_choices(
 def _is_same(output: Path, scene: str) -> bool:
     if is_remote(output) or is_remote(scene):
         return str(output) == scene
-    return output.exists() and Path(scene).exists() and output.samefile(scene)
+    if not (output.exists() and Path(scene).exists()):
+        return False
+    files = [scene] if output.is_dir() or is_zarr(scene) else files_of(scene)
+    return any(output.samefile(file) for file in files if Path(file).exists())

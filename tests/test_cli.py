@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import xarray as xr
 from PIL import Image
 from rasterio.enums import Resampling
@@ -288,6 +289,7 @@ def pantry(tmp_path_factory):
     whole = (folder / "scene.tif").read_bytes()
     (folder / "cut.tif").write_bytes(whole[:100])
     (folder / "a_folder").mkdir()
+    rasterio.shutil.copy(folder / "scene.tif", folder / "scene.vrt", driver="VRT")
     (folder / "old.tif").write_bytes(b"precious")
     (folder / "old.png").write_bytes(b"precious")
     (folder / "old.zarr").mkdir()
@@ -336,6 +338,14 @@ REFUSED = {
         "let it end in .png",
     ),
     "look is out": (("segment", "scene.tif", "o.png", "--quicklook", "o.png"), "named twice"),
+    "look is out by detour": (
+        ("segment", "scene.tif", "o.png", "--quicklook", "a_folder/../o.png"),
+        "named twice",
+    ),
+    "out is a part of the scene": (
+        ("segment", "scene.vrt", "scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
     "look exists": ((*SCENE_OUT, "--quicklook", "old.png"), "old.png exists"),
     "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass"),
     "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass"),

@@ -127,3 +127,33 @@ def test_a_rotated_grid_comes_back_without_coordinates_per_axis():
     array = grid.attach(xr.DataArray(np.zeros((4, 5)), dims=("y", "x")))
     assert grid_of(array).transform.almost_equals(grid.transform)
     assert not {"x", "y"} & set(array.coords)
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        Affine(0, -10, 4e5, -15, 0, 1.3e6),
+        Affine(0, 10, 4e5, -10, 0, 1.3e6),
+        Affine(0, -10, 4e5, -10, 0, 1.3e6),
+        Affine(0, 12, 4e5, 10, 0, 1.3e6),
+    ],
+)
+def test_a_quarter_turn_comes_back_and_is_compared(turned):
+    grid = Grid(20, 30, turned, UTM)
+    array = grid.attach(xr.DataArray(np.zeros((20, 30)), dims=("y", "x")))
+    assert grid_of(array) == grid
+    assert not grid.lies_elsewhere(grid)
+    assert grid.lies_elsewhere(Grid(20, 30, turned @ Affine.translation(1, 0), UTM))
+
+
+def test_pixels_of_another_length_end_elsewhere():
+    ours, theirs = (
+        Grid(300, 400, Affine(size, 0, 4e5, 0, -size, 1.3e6), UTM) for size in (10, 9.92)
+    )
+    assert ours.lies_elsewhere(theirs)
+
+
+@pytest.mark.parametrize("crs", ['LOCAL_CS["unnamed",UNIT["metre",1]]', "EPSG:4978"])
+def test_of_a_crs_without_a_known_unit_metres_are_taken(crs):
+    grid = Grid(10, 10, Affine(7, 0, 0, 0, -5, 0), CRS.from_user_input(crs))
+    assert grid.gsd == (5, 7)

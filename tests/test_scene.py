@@ -943,3 +943,44 @@ def test_open_label_refuses_a_store_of_something_else(tmp_path):
     xr.Dataset({"height": ("y", [1.0])}).to_zarr(tmp_path / "dem.zarr", consolidated=False)
     with pytest.raises(ValueError, match=r"dem\.zarr holds neither a mask nor a probability"):
         open_label(tmp_path / "dem.zarr")
+
+
+@pytest.mark.parametrize("stray", [np.nan, np.inf])
+def test_what_is_no_number_beside_a_nodata_value_spoils_no_mean(make_scene, rng, stray):
+    pixels = rng.uniform(1, 255, (3, 60, 80)).astype("float32")
+    pixels[:, :10] = -9999
+    pixels[:, 5::10, 5::10] = stray
+    path = make_scene(pixels, nodata=-9999)
+    found = open_scene(path, scale=255, resize_factor=10).to_numpy()
+    valid = np.where(np.isfinite(pixels) & (pixels != -9999), pixels, np.nan)
+    with np.errstate(invalid="ignore"):
+        expected = np.nanmean(valid[:, 10:].reshape(3, 5, 10, 8, 10), axis=(2, 4))
+    np.testing.assert_allclose(found[:, 1:], expected, rtol=1e-5)
+    assert np.isnan(found[:, 0]).all()
+
+
+def test_zarr_of_packed_numbers_is_seen_unpacked(tmp_path):
+    scene = xr.DataArray(np.linspace(0.1, 1, 48).reshape(3, 4, 4), dims=("band", "y", "x"))
+    scene.encoding = {"dtype": "uint8", "scale_factor": 1 / 255, "_FillValue": 0}
+    scene.to_dataset(name="rgb").to_zarr(tmp_path / "s.zarr", consolidated=False)
+    with pytest.raises(ValueError, match="not uint8: give the value that maps to 255"):
+        open_scene(tmp_path / "s.zarr")
+    found = open_scene(tmp_path / "s.zarr", scale=1)
+    np.testing.assert_allclose(found, scene * 255, atol=0.6)
+
+
+def test_numbers_of_colours_are_no_pixels(make_scene, rng):
+    path = make_scene(rng.integers(0, 4, (1, 8, 8), "uint8"), photometric="palette")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {0: (0, 0, 0, 255), 1: (255, 255, 255, 255)})
+    with pytest.raises(ValueError, match=r"has a palette.*gdal_translate -expand rgb"):
+        open_scene(path, bands=(1, 1, 1))
+
+
+def test_a_vrt_is_another_scene_when_its_files_are(make_scene, tmp_path, rng):
+    path = make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    rasterio.shutil.copy(path, tmp_path / "s.vrt", driver="VRT")
+    before = open_scene(tmp_path / "s.vrt").attrs["scene_version"]
+    assert open_scene(tmp_path / "s.vrt").attrs["scene_version"] == before
+    make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    assert open_scene(tmp_path / "s.vrt").attrs["scene_version"] != before

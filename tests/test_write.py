@@ -125,6 +125,25 @@ def test_cog_has_the_pixels_on_the_very_grid(tmp_path, rng, shape, compress):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.tif", "m.tif.aux.xml"]
 
 
+def test_cog_keeps_a_crs_that_does_not_fit_into_a_geotiff(tmp_path, rng):
+    crs = CRS.from_user_input(
+        "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 "
+        "+to_meter=0.0174532925199433 +a=6367470 +b=6367470"
+    )
+    write_cog(place(patches(rng, 40, 30), crs=crs), tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert dataset.crs == crs
+    notes = ElementTree.parse(tmp_path / "m.tif.aux.xml")
+    assert len(notes.findall("PAMRasterBand/CategoryNames/Category")) == 2
+
+
+def test_overviews_beside_a_replaced_mask_go_with_it(tmp_path, rng):
+    write_cog(place(patches(rng, 40, 30)), tmp_path / "m.tif")
+    (tmp_path / "m.tif.ovr").write_bytes(b"of the old mask")
+    write_cog(place(patches(rng, 40, 30)), tmp_path / "m.tif", overwrite=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.tif", "m.tif.aux.xml"]
+
+
 def test_cog_keeps_a_rotated_grid_and_a_geographic_crs(tmp_path, rng):
     transform = Affine.translation(13.4, 52.5) @ Affine.rotation(20) @ Affine.scale(1e-4, -2e-4)
     array = place(patches(rng, 40, 30), transform=transform, crs=CRS.from_epsg(4326))

@@ -71,9 +71,11 @@ class RasterReader:
         # A window longer by a fraction of a pixel than what it becomes, GDAL takes for one at full
         # resolution; and its shortcut for pairs of columns forgets that rows have weights.
         is_unresampled = 0 < window.height - shape[1] < 1 or 0 < window.width - shape[2] < 1
-        if is_unresampled or (factor_x == 2 and 1 < factor_y < 2):
-            return self._average(rows, columns, factor_y, factor_x)
-        return self._read(window, shape, Resampling.average)
+        if not (is_unresampled or (factor_x == 2 and 1 < factor_y < 2)):
+            values, is_spoilt = self._read(window, shape, Resampling.average)
+            if not is_spoilt:
+                return values
+        return self._average(rows, columns, factor_y, factor_x)
 
     def _average(self, rows: slice, columns: slice, factor_y: float, factor_x: float) -> Block:
         """What GDAL's average would be, from the pixels at full resolution."""
@@ -84,7 +86,7 @@ class RasterReader:
             columns.start, columns.stop, factor_x, self.grid.width
         )
         shape = (len(self.bands), weights_y.shape[1], weights_x.shape[1])
-        values = self._read(Window.from_slices(source_y, source_x), shape, Resampling.nearest)
+        values, _ = self._read(Window.from_slices(source_y, source_x), shape, Resampling.nearest)
         mean = resample.average(values.astype("float32", copy=False), weights_y, weights_x)
         if self.dtype.kind in "ui":
             mean = np.floor(mean + np.float32(0.5))
@@ -96,7 +98,8 @@ class RasterReader:
         )
         whole = Window(0, 0, self.grid.width, self.grid.height)
         shape = (len(self.bands), coarse.height, coarse.width)
-        return self._read(whole, shape, Resampling.nearest).astype("float32")
+        values, _ = self._read(whole, shape, Resampling.nearest)
+        return values.astype("float32")
 
     def stored(self, rows: slice, columns: slice) -> Block:
         """(band, y, x) of a window of the file's own pixels, nodata as it is stored."""
@@ -120,7 +123,13 @@ class RasterReader:
                 "overviews": dataset.overviews(self.bands[0]),
             }
 
-    def _read(self, window: Window, shape: tuple[int, ...], resampling: Resampling) -> Block:
+    def _read(
+        self, window: Window, shape: tuple[int, ...], resampling: Resampling
+    ) -> tuple[Block, bool]:
+        """Values, and whether GDAL's average of them is spoilt by what it does not know for nodata.
+
+        NaN or infinity beside a nodata value: they spoil every mean that they are part of.
+        """
         how = {"window": window, "out_shape": shape, "resampling": resampling}
         with timed("read"), self._open(keep=True) as dataset, self._naming(window):
             return self._values(dataset, how)
@@ -152,18 +161,20 @@ class RasterReader:
                 f"{first_line(error.__cause__ or error)}"
             ) from error
 
-    def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> Block:
+    def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> tuple[Block, bool]:
         values = dataset.read(self.bands, **how)
         if not self.can_be_nodata:
-            return values
-        if how["resampling"] == Resampling.average:
+            return values, False
+        is_mean = how["resampling"] == Resampling.average
+        if is_mean:
             # Valid where any pixel inside is: a mean of the mask would round to 0 below 1 in 510.
             how = {**how, "resampling": Resampling.rms}
         valid = (dataset.read_masks(self.bands, **how) > 0).all(axis=0)
         values = values.astype("float32", copy=False)
-        valid &= np.isfinite(values).all(axis=0)
-        values[:, ~valid] = np.nan
-        return values
+        finite = np.isfinite(values).all(axis=0)
+        is_spoilt = is_mean and bool((valid & ~finite).any())
+        values[:, ~(valid & finite)] = np.nan
+        return values, is_spoilt
 
 
 _open_handles = threading.local()
@@ -188,6 +199,11 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
     except rasterio.errors.RasterioIOError as error:
         raise OSError(f"{path} cannot be opened: {first_line(error)}") from error
     with dataset:
+        if len(bands) > 1 and ColorInterp.palette in dataset.colorinterp:
+            raise ValueError(
+                f"{path} has a palette, its values are numbers of colours: write the colours "
+                "themselves (gdal_translate -expand rgb)"
+            )
         if max(bands) > dataset.count:
             few = dataset.count == 1
             raise ValueError(
@@ -218,7 +234,19 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
         block = dataset.block_shapes[bands[0] - 1]
-    return RasterReader(path, name, version_of(path), bands, grid, dtype, can_be_nodata, block)
+        version = " ".join(map(version_of, _parts(dataset, path)))
+    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block)
+
+
+def files_of(path: str) -> list[str]:
+    """The file, and those that it is put together from if it is a VRT."""
+    with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
+        return _parts(dataset, path)
+
+
+def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:
+    is_whole = dataset.driver != "VRT"
+    return [path] if is_whole else [file for file in dataset.files if not file.endswith(".aux.xml")]
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool) -> str:

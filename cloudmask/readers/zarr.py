@@ -126,7 +126,9 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         )
     y, x = array.dims[-2:]
     grid = grid_of(array.rename({y: "y", x: "x"}))
-    stored = np.dtype(array.encoding.get("dtype", array.dtype))
+    # Numbers that are packed are seen unpacked; those that became float for NaN's sake are not.
+    is_packed = {"scale_factor", "add_offset"} & array.encoding.keys()
+    stored = np.dtype(array.dtype if is_packed else array.encoding.get("dtype", array.dtype))
     if stored.name not in DTYPES and stored.kind != "f":
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
     can_be_nodata = array.dtype.kind == "f" or nodata is not None

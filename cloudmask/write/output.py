@@ -104,9 +104,10 @@ def replacing(path: Path) -> Iterator[Path]:
                 target.fs.put(str(made), target.path)
             else:
                 move(made, path.parent / made.name)
-        sidecar = path.with_name(f"{path.name}.aux.xml")
-        if sidecar.name not in {made.name for made in files}:
-            sidecar.unlink(missing_ok=True)  # GDAL's notes on the file that was replaced
+        for kind in (".aux.xml", ".ovr", ".msk"):  # GDAL's, of the file that was replaced
+            sidecar = path.with_name(f"{path.name}{kind}")
+            if sidecar.name not in {made.name for made in files}:
+                sidecar.unlink(missing_ok=True)
     except BaseException as error:
         # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
         for _ in range(5):

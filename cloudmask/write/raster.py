@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 import rasterio
@@ -181,10 +183,14 @@ def _finishing(path: Path, **options: Any) -> Iterator[None]:
 
 
 def _write_category_names(path: Path) -> None:
-    """GDAL keeps category names of a GeoTIFF beside it (PAM)."""
-    # A category's place in the list is its value; nodata, at 255, has a tag of its own.
-    names = "".join(f"<Category>{FLAG_MEANINGS[value]}</Category>" for value in (CLEAR, CLOUD))
-    path.with_name(f"{path.name}.aux.xml").write_text(
-        '<PAMDataset><PAMRasterBand band="1">'
-        f"<CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>\n"
+    """GDAL keeps category names of a GeoTIFF beside it (PAM), with what else does not fit in it."""
+    notes = path.with_name(f"{path.name}.aux.xml")
+    root = ElementTree.parse(notes).getroot() if notes.exists() else Element("PAMDataset")
+    band = root.find("PAMRasterBand")
+    names = SubElement(
+        SubElement(root, "PAMRasterBand", band="1") if band is None else band, "CategoryNames"
     )
+    # A category's place in the list is its value; nodata, at 255, has a tag of its own.
+    for value in (CLEAR, CLOUD):
+        SubElement(names, "Category").text = FLAG_MEANINGS[value]
+    notes.write_bytes(ElementTree.tostring(root))

@@ -13,10 +13,12 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudmask.errors import first_line
 from cloudmask.paths import is_remote
 from cloudmask.readers.protocol import version_of
+from cloudmask.readers.raster import files_of
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -94,7 +96,9 @@ def _read_list(path: Path) -> Iterator[str]:
 
 def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     """A .tif in `folder` for each scene, of its name; a ValueError if two have the same."""
-    outputs = [folder / f"{Path(scene.rstrip('/')).stem}.tif" for scene in scenes]
+    # Of a URL without its query: what signs it says nothing of the scene.
+    paths = [urlsplit(scene).path if is_remote(scene) else scene for scene in scenes]
+    outputs = [folder / f"{Path(path.rstrip('/')).stem}.tif" for path in paths]
     twice = [path for path, count in Counter(outputs).items() if count > 1]
     if twice:
         same = [scene for scene, path in zip(scenes, outputs, strict=True) if path == twice[0]]
@@ -191,8 +195,9 @@ def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudC
 
 
 def _fingerprint(scene: str, options: dict[str, Any]) -> str:
-    """Of what an output depends on; a local file by its size and time of change."""
-    text = json.dumps([scene, version_of(scene), options], sort_keys=True, default=str)
+    """Of what an output depends on; local files by their size and time of change."""
+    version = " ".join(map(version_of, files_of(scene)))
+    text = json.dumps([scene, version, options], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

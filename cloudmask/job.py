@@ -9,7 +9,7 @@ import xarray as xr
 
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import check_threshold, threshold
-from cloudmask.paths import is_remote, is_zarr
+from cloudmask.paths import is_remote
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
@@ -182,5 +182,4 @@ def _is_same(output: Path, scene: str) -> bool:
         return str(output) == scene
     if not (output.exists() and Path(scene).exists()):
         return False
-    files = [scene] if output.is_dir() or is_zarr(scene) else files_of(scene)
-    return any(output.samefile(file) for file in files if Path(file).exists())
+    return any(output.samefile(file) for file in files_of(scene) if Path(file).exists())

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import rasterio.shutil
 
 from cloudmask.batch import find_scenes, name_outputs, segment_many
 from cloudmask.report import CloudCover
@@ -160,6 +161,32 @@ def test_a_scene_that_changed_is_done_again(tmp_path):
     assert statuses({"threshold": 0.7}) == ["done"]
     out.unlink()
     assert statuses({"threshold": 0.7}) == ["done"]
+
+
+def test_a_vrt_whose_file_changed_is_done_again(make_scene, tmp_path, rng):
+    vrt, out = tmp_path / "s.vrt", tmp_path / "out" / "s.tif"
+    out.parent.mkdir()
+
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    def status():
+        (outcome,) = segment_many([str(vrt)], [out], segment, {}, resume=True)
+        return outcome.status
+
+    path = make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    assert [status(), status()] == ["done", "kept"]
+    make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    assert status() == "done"
+    vrt.write_text("damaged")  # one bad scene stops no others
+    assert status() == "done"
+
+
+def test_a_url_is_named_without_what_signs_it():
+    (output,) = name_outputs(["https://h.org/a.tif?sv=2020.01&sig=x.c"], Path("out"))
+    assert output == Path("out/a.tif")
 
 
 def test_a_mask_of_other_options_is_not_kept(tmp_path):

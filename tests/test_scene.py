@@ -984,3 +984,9 @@ def test_a_vrt_is_another_scene_when_its_files_are(make_scene, tmp_path, rng):
     assert open_scene(tmp_path / "s.vrt").attrs["scene_version"] == before
     make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
     assert open_scene(tmp_path / "s.vrt").attrs["scene_version"] != before
+
+
+def test_a_part_of_a_file_goes_by_gdals_name(make_scene, rng):
+    pixels = rng.integers(0, 255, (3, 8, 8), "uint8")
+    found = open_scene(f"GTIFF_DIR:1:{make_scene(pixels)}")
+    np.testing.assert_array_equal(found, pixels)

@@ -29,7 +29,7 @@ class Gsd(click.ParamType):  # type: ignore[type-arg]
     name = "METRES|native"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
-        if value == "native":
+        if str(value).lower() == "native":  # help shows it in capitals
             return "native"
         try:
             return float(value)

@@ -1,5 +1,6 @@
 """Windows of pixels from GDAL and from Zarr: all that touches a file that is read."""
 
+import re
 from pathlib import Path
 
 from cloudmask.paths import is_local, is_zarr
@@ -19,7 +20,8 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     """
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
-    if is_local(path):
+    is_dataset = re.match(r"[A-Z][A-Z0-9_]+:", path) is not None  # GDAL's name of a part of a file
+    if is_local(path) and (not is_dataset or Path(path).exists()):
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
         if Path(path).is_dir() and not is_zarr(path):

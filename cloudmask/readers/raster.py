@@ -240,8 +240,13 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
 
 def files_of(path: str) -> list[str]:
     """The file, and those that it is put together from if it is a VRT."""
-    with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
-        return _parts(dataset, path)
+    if not path.lower().endswith(".vrt") or not Path(path).exists():
+        return [path]
+    try:
+        with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
+            return _parts(dataset, path)
+    except rasterio.errors.RasterioIOError:  # who reads it will say so
+        return [path]
 
 
 def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:

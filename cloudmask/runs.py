@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask.paths import read_json
+from cloudmask.registry import CARD
 from cloudmask.write import full_disk, write_json
 
 CONFIG, HISTORY = "config.json", "history.json"
@@ -111,8 +112,11 @@ def run_folder(
     if folder.exists() and not resume:
         if not overwrite:  # another run took the name while labels were read
             raise FileExistsError(_exists(folder))
-        shutil.rmtree(replaced, ignore_errors=True)
-        folder.rename(replaced)
+        if replaced.exists() and not (folder / CARD).exists():
+            shutil.rmtree(folder)  # unfinished; what may be finished was set aside before it
+        else:
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)
     try:

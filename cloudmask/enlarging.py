@@ -83,19 +83,20 @@ def enlarge(
         raise ValueError("the scene is coarser than the array: leave out `like`")
 
     pieces = _squares(coarse, fine)
-    lengths = _lengths(_fine_edges(coarse, fine, pieces))
+    edges = _fine_edges(coarse, fine, pieces)
+    lengths = _lengths(edges)
     valid, is_striped = _validity(like)
     if isinstance(valid, Array):
         valid = valid.rechunk(lengths)
     elif is_striped:
         pieces = _whole_rows(coarse, fine)
+        edges = _fine_edges(coarse, fine, pieces)
     cut = partial(
         _enlarge_block,
         factors=(fine.height / coarse.height, fine.width / coarse.width),
         nearest=is_mask or resampling == "nearest",
         threshold=threshold,
     )
-    edges = _fine_edges(coarse, fine, pieces)
     data = _map_pieces(
         cut, da.asarray(array.data), valid, pieces, edges, dtype_of(array, threshold)
     ).rechunk(lengths)

@@ -492,6 +492,13 @@ def test_damaged_notes_of_a_run_are_one_line(tiny_run, tiles, tmp_path, content)
         train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
 
 
+def test_a_run_in_float16_resumes_with_its_loss_scale(tiles, tmp_path):
+    """Keras warns of what it does not load, and warnings are errors here."""
+    recipe = replace(TINY, precision="float16", epochs=1)
+    for resume in (False, True):
+        train(tiles, "half", recipe, runs=tmp_path, resume=resume)
+
+
 def test_a_manifest_spelled_otherwise_is_the_same(tiny_run, tiles, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "tiny")
     monkeypatch.chdir(tiles.parent)

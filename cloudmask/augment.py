@@ -197,22 +197,39 @@ def tint(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Other saturation, noise, blur, JPEG."""
+    """Other saturation, texture, JPEG."""
     if rng.random() < 0.3:
         grey = image.mean(axis=-1, keepdims=True)
         image = grey + (image - grey) * rng.uniform(0.6, 1.4)
-    if rng.random() < 0.3:
-        image = image + rng.standard_normal(image.shape, "float32") * rng.uniform(0, 0.02)
-    if rng.random() < 0.25:
-        picture = Image.fromarray((np.clip(image, 0, 1) * 255).round().astype("uint8"))
-        if rng.random() < 0.5:
-            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.2)))
-        else:
-            file = io.BytesIO()
-            picture.save(file, "JPEG", quality=int(rng.integers(50, 96)))
-            picture = Image.open(file)
-        image = np.asarray(picture, "float32") / 255
+    image = retexture(image, rng)
+    if rng.random() < 0.15:
+        file = io.BytesIO()
+        _picture(image).save(file, "JPEG", quality=int(rng.integers(50, 96)))
+        image = np.asarray(Image.open(file), "float32") / 255
     return image
+
+
+def retexture(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Blur, sharpen, add noise, or not: without it all that is smooth is taken for cloud."""
+    kind = rng.random()
+    if kind < 0.35:  # a scene may be resampled much finer than it was taken
+        radius = math.exp(rng.uniform(math.log(0.4), math.log(3)))
+        image = _filtered(image, ImageFilter.GaussianBlur(radius))
+    elif kind < 0.45:
+        mask = ImageFilter.UnsharpMask(rng.uniform(0.5, 2), int(rng.integers(30, 150)), 0)
+        image = _filtered(image, mask)
+    if rng.random() < 0.3:
+        deviation = math.exp(rng.uniform(math.log(0.002), math.log(0.05)))
+        image = image + rng.standard_normal(image.shape, "float32") * deviation
+    return image
+
+
+def _filtered(image: Pixels, by: ImageFilter.Filter) -> Pixels:
+    return np.asarray(_picture(image).filter(by), "float32") / 255
+
+
+def _picture(image: Pixels) -> Image.Image:
+    return Image.fromarray((np.clip(image, 0, 1) * 255).round().astype("uint8"))
 
 
 def _nodata_edge(image: Pixels, label: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudmask.augment import AUGMENTATIONS, Source, patches
+from cloudmask.augment import AUGMENTATIONS, Source, patches, retexture
 from cloudmask.pasting import matte
 
 SIZE = 64
@@ -114,6 +114,21 @@ def test_tinted_clouds_are_as_bright_as_before_but_not_white():
     assert ratio.min() < 0.8
     assert ratio.max() > 1.25
     assert (labels == 1).all()
+
+
+def test_patches_are_as_smooth_as_enlarged_scenes_and_as_rough_as_noisy_ones():
+    sharp, rng = source().pixels[:SIZE, :SIZE], np.random.default_rng(0)
+
+    def roughness(image):
+        return np.abs(np.diff(image, axis=0)).mean()
+
+    made = [retexture(sharp, rng) for _ in range(500)]
+    assert 150 < sum(image is sharp for image in made) < 250
+    assert all(abs(image.mean() - sharp.mean()) < 0.02 for image in made)
+    shares = [roughness(image) / roughness(sharp) for image in made]
+    assert min(shares) < 0.2
+    assert max(shares) > 1.5
+    assert 100 < sum(share < 0.9 for share in shares) < 200
 
 
 def test_an_edge_of_nodata_is_filled_and_not_scored():

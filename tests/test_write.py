@@ -18,7 +18,9 @@ import zarr
 from affine import Affine
 from conftest import FakeModel
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
 from cloudmask import (
@@ -151,6 +153,43 @@ def test_cog_keeps_a_rotated_grid_and_a_geographic_crs(tmp_path, rng):
     with rasterio.open(tmp_path / "m.tif") as dataset:
         assert dataset.transform.almost_equals(transform, 1e-12)
         assert dataset.crs == CRS.from_epsg(4326)
+
+
+def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
+    points = [
+        GroundControlPoint(row, column, 10 + column / 700, 50 - row / 600)
+        for row in (0, 600)
+        for column in (0, 700)
+    ]
+    curve = [1.0, *[0.0] * 19]
+    rpcs = RPC(
+        height_off=10, height_scale=500, lat_off=49.5, lat_scale=0.5, long_off=10.5, long_scale=0.5,
+        line_off=300, line_scale=300, samp_off=350, samp_scale=350, line_num_coeff=curve,
+        line_den_coeff=curve, samp_num_coeff=curve, samp_den_coeff=curve, err_bias=1, err_rand=2,
+    )  # fmt: skip
+    kind = {"driver": "GTiff", "height": 600, "width": 700, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "raw.tif", "w", **kind) as dataset:
+        dataset.write(rng.integers(0, 256, (3, 600, 700), "uint8"))
+        dataset.gcps = points, CRS.from_epsg(4326)
+        dataset.rpcs = rpcs
+    mask = segment(open_scene(tmp_path / "raw.tif"), FakeModel())
+    write_cog(mask, tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        kept, crs = dataset.gcps
+        assert [(p.row, p.col, p.x, p.y) for p in kept] == [
+            (p.row, p.col, p.x, p.y) for p in points
+        ]
+        assert crs == CRS.from_epsg(4326)
+        assert dataset.rpcs.to_dict() == rpcs.to_dict()
+    assert cog_validate(tmp_path / "m.tif")[0]
+
+    write_cog(mask.isel(y=slice(100, None)), tmp_path / "part.tif")
+    (tmp_path / "raw.tif").unlink()
+    write_cog(mask.copy(data=np.zeros((600, 700), "uint8")), tmp_path / "gone.tif")
+    for file in ("part.tif", "gone.tif"):
+        with rasterio.open(tmp_path / file) as dataset:
+            assert dataset.gcps == ([], None)
+            assert dataset.rpcs is None
 
 
 def test_cog_of_part_of_a_scene_lies_where_that_part_is(tmp_path, rng):

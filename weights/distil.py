@@ -3,9 +3,10 @@
     python weights/distil.py MANIFEST NAME POOL --weights runs/slim
 
 POOL is of `pool.py`: the teacher is slow, so it was asked once. Its patches are turned, mirrored,
-cropped and tinted whenever they are drawn, and what is learned is the mean of label and teacher;
-pixels without a label are not scored. The run is one that `cloudmask train` could have left:
-`runs/NAME` holds history, checkpoints and the model.
+cropped, enlarged, given other texture and tinted whenever they are drawn; the teacher saw them as
+they were. What is learned is the mean of label and teacher; pixels without a label are not
+scored. The run is one that `cloudmask train` could have left: `runs/NAME` holds history,
+checkpoints and the model.
 
 After Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 """
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pool import FACTS, READING
 
 from cloudmask import train
-from cloudmask.augment import tint
+from cloudmask.augment import retexture, tint
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
@@ -31,14 +33,25 @@ from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD
 
 
+def enlarged(image: Any, target: Any, side: int) -> tuple[Any, Any]:
+    """A patch resampled to (side, side), as of a scene that is sampled finer than it was taken."""
+    if side == len(image):
+        return image, target
+    at = (2 * np.arange(side) + 1) * len(image) // (2 * side)
+    picture = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(picture), target[np.ix_(at, at)]
+
+
 def drawn(pool: list[Any], sampling: Sampling, side: int, first_step: int) -> Any:
     """Endless batches of the pool: each patch about once a round, turned, mirrored and cropped."""
     import tensorflow as tf
 
     def crop(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        y, x = rng.integers(pool[0].shape[1] - side + 1, size=2)
-        image, target = turn(*(part[i, y : y + side, x : x + side] for part in pool), rng)
-        return np.clip(tint(image, rng), 0, 255), target
+        seen = side if rng.random() < 0.75 else round(side / rng.uniform(1.2, 3))
+        y, x = rng.integers(pool[0].shape[1] - seen + 1, size=2)
+        image, target = turn(*(part[i, y : y + seen, x : x + seen] for part in pool), rng)
+        image, target = enlarged(image, target, side)
+        return np.clip(tint(retexture(image / 255, rng), rng), 0, 1) * 255, target
 
     def batches():
         for step in range(first_step, 2**31):

@@ -23,7 +23,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import GDAL_CACHE
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_local, is_remote, is_zarr
 from cloudmask.readers.protocol import DTYPES, HANDLES, listed, version_of
 from cloudmask.stopwatch import timed
 
@@ -247,6 +247,24 @@ def files_of(path: str) -> list[str]:
             return _parts(dataset, path)
     except rasterio.errors.RasterioIOError:  # who reads it will say so
         return [path]
+
+
+def control_of(scene: str, grid: Grid) -> dict[str, Any]:
+    """Ground control points and RPCs, by which raw scenes know their place, as rasterio.open takes.
+
+    Empty where `grid` is not the scene's own, and for a Zarr store or what is no longer there.
+    """
+    if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
+        return {}
+    with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(scene) as dataset:
+        native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+        if (native.height, native.width) != (grid.height, grid.width):
+            return {}
+        if not native.same_bounds(grid):
+            return {}
+        points, crs = dataset.gcps
+        control: dict[str, Any] = {"rpcs": dataset.rpcs} if dataset.rpcs else {}
+        return control | ({"gcps": points, "crs": crs, "transform": None} if points else {})
 
 
 def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:

@@ -68,7 +68,8 @@ def write_cog(
     Notes
     -----
     Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
-    colour table, category names, and tags that tell model, sha256, threshold and version. Needs
+    colour table, category names, and tags that tell model, sha256, threshold and version; ground
+    control points and RPCs of the scene that `open_scene` opened, if its pixels are these. Needs
     height × width × 4/3 bytes of disk beside `path` while it works (× 4 for probabilities), and
     memory for the chunks in flight only.
     """

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
 from cloudmask.grid import grid_of
+from cloudmask.readers.raster import control_of
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, writing
 from cloudmask.write.stream import stream
@@ -47,6 +48,8 @@ def stage_raster(
         # Blocks are written once, in any order, by chunks that need not lie on them.
         "sparse_ok": True,
     }
+    if "scene_source" in array.attrs:
+        profile |= control_of(array.attrs["scene_source"], grid)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path, "w", **profile) as dataset:
         dataset.update_tags(**_tags(array.attrs))
         if is_mask:

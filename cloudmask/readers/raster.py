@@ -258,9 +258,8 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
         return {}
     with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(scene) as dataset:
         native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        if (native.height, native.width) != (grid.height, grid.width):
-            return {}
-        if not native.same_bounds(grid):
+        is_same = (native.height, native.width) == (grid.height, grid.width)
+        if not (is_same and native.same_bounds(grid)):
             return {}
         points, crs = dataset.gcps
         control: dict[str, Any] = {"rpcs": dataset.rpcs} if dataset.rpcs else {}

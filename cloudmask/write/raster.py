@@ -69,9 +69,9 @@ def write_cog(
     -----
     Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
     colour table, category names, and tags that tell model, sha256, threshold and version; ground
-    control points and RPCs of the scene that `open_scene` opened, if its pixels are these. Needs
-    height × width × 4/3 bytes of disk beside `path` while it works (× 4 for probabilities), and
-    memory for the chunks in flight only.
+    control points and RPCs of a scene without CRS that `open_scene` opened, if its pixels are
+    these. Needs height × width × 4/3 bytes of disk beside `path` while it works (× 4 for
+    probabilities), and memory for the chunks in flight only.
     """
     path = locate(path)
     check_output(path, overwrite=overwrite)

@@ -1,6 +1,7 @@
 """Ask what share of the network's own speed the whole command reaches, and where the rest goes.
 
     python benchmarks/efficiency.py FOLDER [--short] [--side 10000] [--runs 3]
+        [--models unet-slim unet-f1 lite]
 
 Efficiency: seconds of the network alone over the same pixels, held in memory, in the batch that is
 fastest and without halo, over seconds of the command (read, halo, network, COG), start-up apart.
@@ -183,10 +184,11 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    asked = options(__doc__, side=(10_000, 2_048))
+    models = ["unet-slim", "unet-f1", "lite"]
+    asked = options(__doc__, side=(10_000, 2_048), models=(models, models))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     rows = {}
-    for name, model in {"slim U-Net": "unet-slim", "U-Net": "unet-f1", "lite": "lite"}.items():
+    for model in asked.models:
         how = ("--gsd", "native", "--model", model)
         trial = sample(folder, min(asked.side, 1024 if asked.short else 2048))
         best = apart(network_alone, scene=trial, model=model, batches=BATCHES)["batch"]
@@ -215,7 +217,7 @@ def main() -> None:
             "startup_runs": measured["start-up"]["runs"],
         }
         row["efficiency"] = row["alone_seconds"] / (row["seconds"] - started)
-        rows[name] = row
+        rows[model] = row
     plot(rows, asked.results / "efficiency.png")
     fast = partial(apart, fast_network, scene=scene, mask=folder / "mask.tif")
     rows |= alternate({"20 Mpx/s, simulated": fast}, asked.runs)

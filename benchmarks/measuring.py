@@ -44,7 +44,8 @@ def options(doc: str, **defaults: tuple[Any, Any]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="for scenes, which are kept, and masks")
     parser.add_argument("--short", action="store_true", help="small sizes, for minutes")
     for name, (full, short) in defaults.items():
-        more = {"type": type(full)} if not isinstance(full, list) else {"type": int, "nargs": "+"}
+        many = isinstance(full, list)
+        more = {"type": type(full[0]), "nargs": "+"} if many else {"type": type(full)}
         parser.add_argument(f"--{name}", help=f"default: {full}, short {short}", **more)
     asked = parser.parse_args()
     for name, (full, short) in defaults.items():

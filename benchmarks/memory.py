@@ -1,10 +1,10 @@
 """Ask whether peak memory grows with the scene.
 
     python benchmarks/memory.py FOLDER [--short] [--sides 8000 16000 32000 60000] [--coarse 60000]
-        [--unet 8000] [--runs 3]
+        [--real 8000] [--models unet-slim unet-f1] [--runs 3]
 
 Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scene's grid, through a
-network that costs nothing; then the command with the U-Net. The masks take COARSE² bytes of disk.
+network that costs nothing; then the command with real ones at REAL px. The masks take COARSE² bytes of disk.
 """
 
 from functools import partial
@@ -42,7 +42,8 @@ def main() -> None:
         __doc__,
         sides=([8_000, 16_000, 32_000, 60_000], [2_000, 4_000, 8_000]),
         coarse=(60_000, 15_000),
-        unet=(8_000, 1_024),
+        real=(8_000, 1_024),
+        models=(["unet-slim", "unet-f1"], ["unet-slim", "unet-f1"]),
     )
     mask = asked.folder / "mask.tif"
     contestants: dict[str, Any] = {
@@ -54,12 +55,10 @@ def main() -> None:
     contestants[f"{asked.coarse:,}² px at factor 20, network that costs nothing"] = partial(
         apart, cheap, scene=repeated(asked.folder, asked.coarse), mask=mask, factor=20
     )
-    contestants[f"{asked.unet:,}² px, U-Net"] = partial(
-        segment,
-        sample(asked.folder, asked.unet),
-        mask,
-        *("--gsd", "native", "--model", "unet-f1"),
-    )
+    for model in asked.models:
+        how = ("--gsd", "native", "--model", model)
+        scene = sample(asked.folder, asked.real)
+        contestants[f"{asked.real:,}² px, {model}"] = partial(segment, scene, mask, *how)
     rows = alternate(contestants, asked.runs)
     keys = ("seconds", "peak_bytes", "runs")
     report(__file__, __doc__, asked, {n: {k: row[k] for k in keys} for n, row in rows.items()})

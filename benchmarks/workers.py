@@ -1,8 +1,9 @@
 """Ask what Dask costs: processes against threads, per chunk, and up to how many workers it scales.
 
-    python benchmarks/workers.py FOLDER [--short] [--side 6000] [--chunks 1600] [--runs 3]
+    python benchmarks/workers.py FOLDER [--short] [--side 6000] [--chunks 1600]
+        [--model unet-slim] [--runs 3]
 
-First the U-Net on two threads of one process and on two processes of one thread. Then chunks of
+First a network on two threads of one process and on two processes of one thread. Then chunks of
 64 px and networks that do nothing or sleep, so that what is left is Dask's work and ours; start-up
 of clusters is left out there. Peak memory is that of the largest process. workers.png shows chunks
 a second against workers that sleep 0.2 s a chunk.
@@ -152,19 +153,21 @@ def main() -> None:
     asked = options(
         __doc__,
         side=(6_000, 1_536),
+        model=("unet-slim", "unet-slim"),
         chunks=(1_600, 400),
         threads=([1, 2, 4, 8, 16, 32, 64], [1, 8, 64]),
         processes=([1, 2, 4, 8, 16], [1, 4]),
     )
-    folder, unet = asked.folder, ("--gsd", "native", "--model", "unet-f1")
+    folder, model = asked.folder, asked.model
+    how = ("--gsd", "native", "--model", model)
     scene, mask = sample(folder, asked.side), folder / "mask.tif"
     idle = partial(apart, simulate, folder=folder, chunks=asked.chunks, sleep=0)
     asleep = partial(apart, simulate, folder=folder, sleep=SLEEP)
     contestants = {
-        "U-Net, 2 threads": partial(segment, scene, mask, *unet),
-        "U-Net, 2 threads, 64² px": partial(startup, folder, *unet),
-        "U-Net, 2 processes": partial(segment, scene, mask, *unet, "--workers", 2),
-        "U-Net, 2 processes, 64² px": partial(startup, folder, *unet, "--workers", 2),
+        f"{model}, 2 threads": partial(segment, scene, mask, *how),
+        f"{model}, 2 threads, 64² px": partial(startup, folder, *how),
+        f"{model}, 2 processes": partial(segment, scene, mask, *how, "--workers", 2),
+        f"{model}, 2 processes, 64² px": partial(startup, folder, *how, "--workers", 2),
         "2 threads, doing nothing": partial(idle, threads=2),
         "2 processes, doing nothing": partial(idle, processes=2),
         "100,000² px": partial(apart, until_first, folder=folder, side=100_000),

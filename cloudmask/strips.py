@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from cloudmask.chunks import Block
-from cloudmask.stages import Rows, Stage, cut
+from cloudmask.stages import Stage, cut
+from cloudmask.steps import Rows, Tensor
 
 
 class _Kept:
@@ -66,7 +67,7 @@ class Strips:
     def __init__(self, network: keras.Model):
         self._input, self._output = id(network.inputs[0]), id(network.outputs[0])
         self._stages = cut(network)
-        self._users: dict[int, list[Stage]] = {}
+        self._users: dict[Tensor, list[Stage]] = {}
         for stage in self._stages:
             for tensor in stage.inputs:
                 self._users.setdefault(tensor, []).append(stage)
@@ -92,7 +93,7 @@ class Strips:
 
     def _run(self, pixels: Block, rows: int, out: Block) -> None:
         """One image (y, x, 3) into `out` (y, x)."""
-        kept = {self._input: _Kept(len(pixels))}
+        kept: dict[Tensor, _Kept] = {self._input: _Kept(len(pixels))}
         for stage in self._stages:
             kept[stage.output] = _Kept(stage.height(kept[stage.inputs[0]].height))
         first = rows  # before it only what lies deeper, a strip's worth at a time
@@ -106,7 +107,7 @@ class Strips:
                 out[slice(*rows_made)] = kept[self._output].take(rows_made)[..., 0]
                 kept[self._output].forget(rows_made[1])
 
-    def _wanted(self, kept: dict[int, _Kept], stop: int) -> dict[int, int]:
+    def _wanted(self, kept: dict[Tensor, _Kept], stop: int) -> dict[Tensor, int]:
         """How many rows of each tensor the output's rows before `stop` need; none if negative."""
         wanted = dict.fromkeys(kept, -sys.maxsize) | {self._output: stop}
         for stage in reversed(self._stages):
@@ -115,7 +116,7 @@ class Strips:
                 wanted[tensor] = max(wanted[tensor], min(last, kept[tensor].height))
         return wanted
 
-    def _advance(self, kept: dict[int, _Kept], pixels: Block, wanted: dict[int, int]) -> None:
+    def _advance(self, kept: dict[Tensor, _Kept], pixels: Block, wanted: dict[Tensor, int]) -> None:
         """Make rows up to those that are wanted, and no more."""
         source = kept[self._input]
         if source.made < wanted[self._input]:
@@ -131,7 +132,7 @@ class Strips:
                 for tensor in stage.inputs:
                     kept[tensor].forget(self._needed(kept, tensor))
 
-    def _needed(self, kept: dict[int, _Kept], tensor: int) -> int:
+    def _needed(self, kept: dict[Tensor, _Kept], tensor: Tensor) -> int:
         """The first row of a tensor that a stage will take again."""
         height = kept[tensor].height
         needed = height

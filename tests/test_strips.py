@@ -70,6 +70,14 @@ def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
     assert max(added) <= 64 + 32  # also at the top, where those layers want hundreds at once
 
 
+def test_nothing_is_enlarged_or_joined_before_it_is_convolved(strips):
+    strips(np.zeros((1, 96, 32, 3), "uint8"), 32)
+    graphs = [compiled.graph for stage in strips._stages for compiled in stage.compiled.values()]
+    kinds = {op.type for graph in graphs for op in graph.get_operations()}
+    assert "Conv2D" in kinds
+    assert not kinds & {"ConcatV2", "ResizeNearestNeighbor"}
+
+
 @pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite"])
 def test_the_network_need_not_stay(architecture):
     network = build(architecture)

@@ -42,7 +42,7 @@ PLACES = 20_000
 
 def kernel_of(network: Any, name: str) -> tuple[Array, Array]:
     """A layer's kernel (y, x, in, out) and bias, batch normalisation in both."""
-    from cloudmask.stages import folded
+    from cloudmask.steps import folded
 
     layer = network.get_layer(name)
     return folded(layer, None if layer.use_bias else network.get_layer(f"{name}_bn"))

@@ -4,7 +4,8 @@
         [--real 8000] [--models unet-slim unet-f1] [--runs 3]
 
 Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scene's grid, through a
-network that costs nothing; then the command with real ones at REAL px. The masks take COARSE² bytes of disk.
+network that costs nothing; then the command with real ones at REAL px. The masks take COARSE²
+bytes of disk.
 """
 
 from functools import partial

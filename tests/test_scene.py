@@ -279,9 +279,10 @@ def test_zarr_that_is_uint8_without_a_fill_value_stays_uint8(tmp_path, rng):
 
 
 def test_zarr_with_the_bands_last(tmp_path, rng):
-    pixels = noise(rng, (3, 9, 7))
+    pixels = noise(rng, (3, 90, 50))
     path = write_scene_zarr(pixels, tmp_path / "scene.zarr", dims=("y", "x", "band"))
     np.testing.assert_array_equal(values_of(open_scene(path)), pixels)
+    assert describe(path)["block"] == [64, 50]
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".zarr/"])

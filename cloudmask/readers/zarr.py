@@ -62,9 +62,11 @@ class ZarrReader:
 
     def facts(self) -> dict[str, Any]:
         array = _zarr_array(self.path, self.version, self.variable)
+        stored = _open(self.path)[self.variable]  # its axes may be in another order
+        block = dict(zip(stored.dims, stored.encoding.get("chunks", stored.shape), strict=True))
         return {
             "bands": array.shape[0],
-            "block": list(array.encoding.get("chunks", array.shape)[-2:]),
+            "block": [block[dim] for dim in array.dims[-2:]],
             "nodata": array.encoding.get("_FillValue", self.nodata),
             "overviews": [],
         }

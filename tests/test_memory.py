@@ -1,5 +1,6 @@
 """A large scene needs no more memory than its chunks, whatever its size."""
 
+import platform
 import subprocess
 import sys
 
@@ -50,3 +51,28 @@ def test_blocks_of_a_large_mask_are_not_kept(tmp_path):
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "0.0"
     assert int(done.stdout) < 5e8
+
+
+FAULTS = """
+import resource, threading
+from cloudmask.memory import keep_freed_memory
+
+keep_freed_memory()
+faults = []
+def take():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(2**26)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+for _ in range(3):
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is told")
+def test_what_a_thread_frees_is_kept_for_the_next():
+    command = [sys.executable, "-c", FAULTS]
+    faults = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert faults < 100  # of 16,384 pages

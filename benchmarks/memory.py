@@ -39,12 +39,13 @@ def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
+    models = ["unet-slim", "unet-f1"]
     asked = options(
         __doc__,
         sides=([8_000, 16_000, 32_000, 60_000], [2_000, 4_000, 8_000]),
         coarse=(60_000, 15_000),
         real=(8_000, 1_024),
-        models=(["unet-slim", "unet-f1"], ["unet-slim", "unet-f1"]),
+        models=(models, models),
     )
     mask = asked.folder / "mask.tif"
     contestants: dict[str, Any] = {
@@ -56,9 +57,9 @@ def main() -> None:
     contestants[f"{asked.coarse:,}² px at factor 20, network that costs nothing"] = partial(
         apart, cheap, scene=repeated(asked.folder, asked.coarse), mask=mask, factor=20
     )
+    scene = sample(asked.folder, asked.real)
     for model in asked.models:
         how = ("--gsd", "native", "--model", model)
-        scene = sample(asked.folder, asked.real)
         contestants[f"{asked.real:,}² px, {model}"] = partial(segment, scene, mask, *how)
     rows = alternate(contestants, asked.runs)
     keys = ("seconds", "peak_bytes", "runs")

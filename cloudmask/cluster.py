@@ -11,11 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
-from cloudmask.memory import KEEP_FREED_MEMORY
+from cloudmask.memory import keep_freed_memory_in_children
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
 
 logger = logging.getLogger(__name__)
@@ -143,24 +142,24 @@ def _check_answers(scheduler: str) -> None:
 def _local_cluster(workers: int) -> LocalCluster:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // workers)
-    # By itself a worker returns all that it frees, and faults it in again for each layer.
-    spawn = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({f"{spawn}.{name}": value for name, value in KEEP_FREED_MEMORY.items()}):
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=share,
-            # A forward pass uses all threads that it is given: they must not add up to more than
-            # the machine has.
-            env={
-                "TF_NUM_INTRAOP_THREADS": str(share),
-                "TF_NUM_INTEROP_THREADS": "1",
-                "OMP_NUM_THREADS": str(share),
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "CPL_LOG": os.devnull,
-            },
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,  # what matters of a failed chunk is raised
-        )
+    # By themselves dask's workers return all that is freed, and fault it in again for each layer.
+    # What is said in dask's configuration is lost where the process has had another cluster.
+    keep_freed_memory_in_children()
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=share,
+        # A forward pass uses all threads that it is given: they must not add up to more than
+        # the machine has.
+        env={
+            "TF_NUM_INTRAOP_THREADS": str(share),
+            "TF_NUM_INTEROP_THREADS": "1",
+            "OMP_NUM_THREADS": str(share),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CPL_LOG": os.devnull,
+        },
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,  # what matters of a failed chunk is raised
+    )
 
 
 def _gpu_cluster(gpus: str | None) -> Any:

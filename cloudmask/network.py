@@ -40,9 +40,10 @@ _LIGHT = 500
 strips of twice the height is faster by 4 %; with a U-Net's 1200 two would be too much memory."""
 _ONE, _SOME = threading.Semaphore(1), threading.Semaphore(SIDE_BY_SIDE)
 STRIP_BYTES = 1200 * 2**20
-"""Memory of the passes that run at the same time, at most."""
+"""Memory of the passes that run at the same time, roughly at most."""
 _HIGHEST = 384
-"""Rows of a strip at most: of 160 and of 288 rows, 2,048 wide, strips are equally fast."""
+"""Rows of a strip, where a block takes several: of 160 and of 288 rows they were equally fast, at a
+width of 2,048, and higher ones only take more memory."""
 
 
 def check_precision(precision: str | None) -> None:
@@ -141,7 +142,7 @@ def _loaded(
         del network
         gc.collect()  # layers know each other: 95 MB of a U-Net would stay
         rows = partial(_strip_rows, architecture, chosen)
-        return lambda pixels: strips(pixels, rows(pixels.shape[2])), turns
+        return lambda pixels: strips(pixels, rows(*pixels.shape[1:3])), turns
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
@@ -157,18 +158,24 @@ def side_by_side(architecture: str, precision: str) -> int:
     return SIDE_BY_SIDE if light else 1
 
 
-def _strip_rows(architecture: str, precision: str, width: int) -> int:
-    """Height of strips that fit in `STRIP_BYTES`, at least two strides, at most `_HIGHEST`."""
+def _strip_rows(architecture: str, precision: str, height: int, width: int) -> int:
+    """Height of strips of a block: at least two strides.
+
+    A block that fits in `STRIP_BYTES` is one, since to compile how strips meet takes a second.
+    """
     card = ARCHITECTURES[architecture]
     row = _strip_pixel(architecture, precision) * width * side_by_side(architecture, precision)
     rows = STRIP_BYTES // row - card.overlap // 3
-    return max(min(rows, _HIGHEST) // card.stride, 2) * card.stride
+    if rows < height:
+        rows = min(rows, _HIGHEST)
+    return max(rows // card.stride, 2) * card.stride
 
 
-def strip_bytes(architecture: str, precision: str, width: int) -> int:
-    """Memory of a forward pass, a strip at a time."""
-    rows = _strip_rows(architecture, precision, width) + ARCHITECTURES[architecture].overlap // 3
-    return rows * width * _strip_pixel(architecture, precision)
+def strip_bytes(architecture: str, precision: str, height: int, width: int) -> int:
+    """Memory of a forward pass over a block, a strip at a time."""
+    rows = min(_strip_rows(architecture, precision, height, width), height)
+    halo = ARCHITECTURES[architecture].overlap // 3
+    return (rows + halo) * width * _strip_pixel(architecture, precision)
 
 
 def _strip_pixel(architecture: str, precision: str) -> int:

@@ -136,11 +136,12 @@ def plan_scene(
         chunks.layout(size, wanted, stride=step, overlap=depth)
         for size in (grid.height, grid.width)
     )
-    block = (max(rows) + 2 * halo) * (max(columns) + 2 * halo)
+    sides = max(rows) + 2 * halo, max(columns) + 2 * halo
+    block = sides[0] * sides[1]
     # Measured: TensorFlow and GDAL take 1.2 GB; two chunks are on their way, one of them twice,
     # with probabilities; and forward passes, of a strip where that is less.
     once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
-    strip = strip_bytes(model.architecture, "float32", max(columns) + 2 * halo)
+    strip = strip_bytes(model.architecture, "float32", *sides)
     passes = side_by_side(model.architecture, "float32") * min(once, strip)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
     return Plan(native, grid, (rows, columns), halo, memory)

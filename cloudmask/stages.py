@@ -105,5 +105,6 @@ def cut(network: keras.Model) -> list[Stage]:
 
 def _may_look_around(stage: Stage, size: float) -> bool:
     """Whether a step that looks around had better be part of a stage than of the next one."""
-    around = any(step.looks_around for step in stage.steps)
-    return len(stage.inputs) == 1 and (size >= _LARGE or not around)
+    if len(stage.inputs) > 1:  # rows of each of them would be put together
+        return False
+    return size >= _LARGE or not any(step.looks_around for step in stage.steps)

@@ -16,7 +16,6 @@ Tensor = Hashable
 
 _POINTWISE = (
     layers.Activation,
-    layers.Add,
     layers.Normalization,
     layers.Rescaling,
 )
@@ -77,7 +76,7 @@ def operations(network: keras.Model) -> list[Operation]:
         if isinstance(op, layers.Conv2D):
             made += _convolutions(op, graph)
         elif not (graph.normalises(op) or graph.joins(op) or graph.doubles(op)):
-            made.append(Operation([id(t) for t in _listed(op.input)], _step(op), id(op.output)))
+            made.append(Operation([id(op.input)], _step(op), id(op.output)))
     return made
 
 
@@ -103,17 +102,16 @@ class _Graph:
 
     def normalises(self, op: Any) -> bool:
         """Whether it is a batch normalisation that can go into the convolution before it."""
-        return (
-            isinstance(op, layers.BatchNormalization)
-            and isinstance(self.maker(op.input), layers.Conv2D)
-            and self.user(op.input) is op
-        )
+        if not isinstance(op, layers.BatchNormalization) or self.user(op.input) is not op:
+            return False
+        before = self.maker(op.input)
+        return isinstance(before, layers.Conv2D) and before.activation is keras.activations.linear
 
     def joins(self, op: Any) -> bool:
         """Whether it joins channels for a convolution alone."""
-        return isinstance(op, layers.Concatenate) and isinstance(
-            self.user(op.output), layers.Conv2D
-        )
+        if not isinstance(op, layers.Concatenate) or op.axis not in (-1, 3):
+            return False
+        return isinstance(self.user(op.output), layers.Conv2D)
 
     def doubles(self, op: Any) -> bool:
         """Whether it repeats rows and columns for a convolution of 3 × 3 joined pixels alone."""
@@ -126,6 +124,8 @@ class _Graph:
 
 def _convolutions(op: layers.Conv2D, graph: _Graph) -> list[Operation]:
     """A convolution, or those of its parts and their sum."""
+    if op.padding != "same" or op.dilation_rate != (1, 1) or op.groups != 1:
+        raise TypeError(f"{op.name} is no plain convolution: it is not known which rows it needs")
     norm = graph.user(op.output)
     norm = norm if graph.normalises(norm) else None
     output = id((norm or op).output)
@@ -133,16 +133,13 @@ def _convolutions(op: layers.Conv2D, graph: _Graph) -> list[Operation]:
     joined = graph.maker(op.input)
     if not graph.joins(joined):
         return [Operation([id(op.input)], _convolution(op, kernel, bias, op.activation), output)]
+    ends = np.cumsum([tensor.shape[-1] for tensor in joined.input])
     made: list[Operation] = []
-    first = 0
-    for tensor in joined.input:
-        part = kernel[:, :, first : first + tensor.shape[-1]]
-        first += tensor.shape[-1]
-        key = output, len(made)
+    for tensor, part in zip(joined.input, np.split(kernel, ends[:-1], axis=2), strict=True):
+        source, step = tensor, _convolution(op, part)
         if graph.doubles(maker := graph.maker(tensor)):
-            made.append(Operation([id(maker.input)], _of_doubled(op, part), key))
-        else:
-            made.append(Operation([id(tensor)], _convolution(op, part), key))
+            source, step = maker.input, _of_doubled(op, part)
+        made.append(Operation([id(source)], step, (output, len(made))))
     bias, activation = tf.constant(bias, op.compute_dtype), op.activation
     total = Step(lambda *parts: activation(tf.nn.bias_add(tf.add_n(parts[:-1]), bias)))
     return [*made, Operation([part.output for part in made], total, output)]
@@ -155,7 +152,7 @@ def _step(op: Any) -> Step:
         size = op.pool_size[0]
         return Step(lambda x, _: op(x), kernel=size, stride=size)
     if isinstance(op, _POINTWISE) or type(op).__name__ == "Flip":  # keras.ops names no classes
-        return Step(lambda *args: op(args[0] if len(args) == 2 else list(args[:-1])))
+        return Step(lambda x, _: op(x))
     if hasattr(op, "size"):  # it makes several rows of one
 
         def grow(x: Any, edge: Rows) -> Any:
@@ -170,8 +167,7 @@ def _alone(op: Any) -> Any:
     """An operation like this one, which knows all of the network around it and would keep it."""
     copy = type(op).from_config(op.get_config())
     if isinstance(copy, layers.Layer):
-        shapes = [tensor.shape for tensor in _listed(op.input)]
-        copy.build(shapes if len(shapes) > 1 else shapes[0])
+        copy.build(op.input.shape)
     return copy
 
 
@@ -204,8 +200,8 @@ def _convolution(op: layers.Conv2D, kernel: Any, bias: Any = None, activation: A
 
 
 _SEEN = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], "float32")
-"""Of two neighbours, which of the three weights of a doubled row fall on either: for the rows
-behind the middle of the first, and before the middle of the second."""
+"""Neighbours a and b, doubled, are aabb, of which three pixels are aab or abb: which of their
+weights fall on a, and which on b."""
 
 
 def _of_doubled(op: layers.Conv2D, kernel: Any) -> Step:

@@ -1,6 +1,6 @@
 """A network over a block, a strip of rows at a time: the result of one pass, in far less memory.
 
-Every layer makes each of its rows once, and no row is kept longer than another layer needs it.
+Every stage makes each of its rows once, and no row is kept longer than another layer needs it.
 Memory grows with a strip, not with the block, so blocks can be large, and their halo a small part
 of them.
 """

@@ -197,7 +197,12 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "precision", "most"),
-    [("unet-f1", "bfloat16", 2), ("unet-f1", "float32", 1), ("unet-slim", "float32", 2)],
+    [
+        ("unet-f1", "bfloat16", 2),
+        ("unet-f1", "float32", 1),
+        ("unet-slim", "float32", 1),
+        ("lite", "float32", 2),
+    ],
 )
 def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, name, precision, most):
     from cloudmask.strips import Strips

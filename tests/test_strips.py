@@ -49,7 +49,7 @@ def test_strips_are_one_pass(network, strips, rng, height, rows, dtype):
     np.testing.assert_allclose(strips(pixels, rows), whole, atol=1e-4)
 
 
-def test_no_row_is_made_twice_nor_kept_for_long(strips, rng, monkeypatch):
+def test_no_stage_makes_a_row_twice_nor_keeps_one_for_long(strips, rng, monkeypatch):
     from cloudmask import strips as module
 
     made, kept, added = {}, [], []
@@ -75,7 +75,10 @@ def test_nothing_is_enlarged_or_joined_before_it_is_convolved(strips):
     graphs = [compiled.graph for stage in strips._stages for compiled in stage.compiled.values()]
     kinds = {op.type for graph in graphs for op in graph.get_operations()}
     assert "Conv2D" in kinds
-    assert not kinds & {"ConcatV2", "ResizeNearestNeighbor"}
+    assert "ConcatV2" not in kinds
+    steps = [step for stage in strips._stages[:-1] for step in stage.steps if step.grows > 1]
+    assert len(steps) in (4, 5)  # levels on the way back
+    assert all(step.looks_around for step in steps)
 
 
 @pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite"])
@@ -94,3 +97,11 @@ def test_an_operation_that_is_not_known_is_refused():
     network = keras.Model(inputs, layers.Conv2DTranspose(1, 2, 2, name="odd")(inputs))
     with pytest.raises(TypeError, match="odd is a Conv2DTranspose"):
         Strips(network)
+
+
+@pytest.mark.parametrize("how", [{"padding": "valid"}, {"dilation_rate": 2}, {"groups": 3}])
+def test_a_convolution_that_sees_other_rows_is_refused(how):
+    inputs = layers.Input((None, None, 3))
+    made = layers.Conv2D(3, 3, **{"padding": "same", "name": "odd"} | how)(inputs)
+    with pytest.raises(TypeError, match="odd is no plain convolution"):
+        Strips(keras.Model(inputs, made))

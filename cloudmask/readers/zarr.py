@@ -62,8 +62,7 @@ class ZarrReader:
 
     def facts(self) -> dict[str, Any]:
         array = _zarr_array(self.path, self.version, self.variable)
-        stored = _open(self.path)[self.variable]  # its axes may be in another order
-        block = dict(zip(stored.dims, stored.encoding.get("chunks", stored.shape), strict=True))
+        block = array.encoding.get("preferred_chunks", array.sizes)
         return {
             "bands": array.shape[0],
             "block": [block[dim] for dim in array.dims[-2:]],

@@ -124,7 +124,8 @@ class _Graph:
 
 def _convolutions(op: layers.Conv2D, graph: _Graph) -> list[Operation]:
     """A convolution, or those of its parts and their sum."""
-    if op.padding != "same" or op.dilation_rate != (1, 1) or op.groups != 1:
+    is_padded = op.padding == "same" or op.kernel_size == (1, 1)
+    if not is_padded or op.dilation_rate != (1, 1) or op.groups != 1:
         raise TypeError(f"{op.name} is no plain convolution: it is not known which rows it needs")
     norm = graph.user(op.output)
     norm = norm if graph.normalises(norm) else None

@@ -1,6 +1,7 @@
 """How a scene will be read for a model: its grid, chunks and memory, before any pixel is."""
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 # A smaller scene leaves a network too little context to tell cloud from roof.
 _SMALLEST_SIDE = 256
 
-# The halo of smaller chunks costs more than a second worker brings.
+# The halo of smaller chunks costs more than another worker brings.
 _SMALLEST_PART = 1024
 
 
@@ -108,7 +109,7 @@ def plan_scene(
     bands, resize_factor, scale, stretch, nodata, chunk, overlap
         As for `open_scene` and `predict`.
     parts : int
-        Cut the longer side into so many chunks at least, where they stay above 1,024 pixels:
+        Cut the scene into so many chunks at least, where none gets shorter than 1,024 pixels:
         workers of a cluster predict a chunk each, and a store is resumed by chunks.
 
     Raises
@@ -130,11 +131,12 @@ def plan_scene(
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
     dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
-    wanted = chunk or min(default_chunk(dtype, longest), max(_SMALLEST_PART, -(-longest // parts)))
+    shape = grid.height, grid.width
+    wanted = (chunk, chunk) if chunk else _cut(shape, default_chunk(dtype, longest), parts)
     step, depth = step_and_depth(dtype, model.stride, halo)
     rows, columns = (
-        chunks.layout(size, wanted, stride=step, overlap=depth)
-        for size in (grid.height, grid.width)
+        chunks.layout(size, side, stride=step, overlap=depth)
+        for size, side in zip(shape, wanted, strict=True)
     )
     sides = max(rows) + 2 * halo, max(columns) + 2 * halo
     block = sides[0] * sides[1]
@@ -145,6 +147,20 @@ def plan_scene(
     passes = side_by_side(model.architecture, "float32") * min(once, strip)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
     return Plan(native, grid, (rows, columns), halo, memory)
+
+
+def _cut(shape: tuple[int, int], longest: int, parts: int) -> list[int]:
+    """Height and width of chunks, `longest` or less and the shorter the more `parts` are wanted.
+
+    The longer side of a chunk is cut each time: the cut is the shorter, and so are its halos.
+    """
+    counts = [-(-size // longest) for size in shape]
+    while True:
+        sides = [-(-size // count) for size, count in zip(shape, counts, strict=True)]
+        longer = sides.index(max(sides))
+        if math.prod(counts) >= parts or shape[longer] // (counts[longer] + 1) < _SMALLEST_PART:
+            return sides
+        counts[longer] += 1
 
 
 def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:

@@ -244,6 +244,28 @@ def test_the_plan_is_what_predict_does(make_scene, chunk, dtype):
     assert predict(scene, model).chunks == plan.chunks
 
 
+@pytest.mark.parametrize(
+    ("shape", "parts", "blocks"),
+    [
+        ((4000, 4000), 1, (1, 1)),
+        ((4000, 4000), 2, (2, 1)),  # halves: of quarters halos are twice as much
+        ((4000, 4000), 4, (2, 2)),
+        ((1100, 4500), 4, (1, 4)),
+        ((2000, 2000), 2, (1, 1)),  # halves would be too small
+        ((9000, 2000), 4, (4, 1)),
+        ((9000, 9000), 2, (2, 2)),  # cut anyway, for memory
+    ],
+)
+def test_a_scene_is_cut_for_workers_where_the_halo_is_least(make_scene, shape, parts, blocks):
+    path = make_scene(np.ones((3, 1, 1), "uint8"))
+    with rasterio.open(path) as scene:
+        profile = scene.profile | {"height": shape[0], "width": shape[1]}
+    with rasterio.open(path, "w", **profile, sparse_ok=True):
+        pass
+    model = load_model("unet-slim")
+    assert plan_scene(str(path), model, gsd="native", parts=parts).blocks == blocks
+
+
 def test_info_refuses_what_segment_refuses(folder):
     done = run("info", "scene.tif", "--gsd", "native", "--resize-factor", "2", cwd=folder)
     assert done.returncode != 0

@@ -84,6 +84,7 @@ def segment(
     model = load_model(options.pop("model"), precision=options.pop("precision"))
     where = {key: options.pop(key) for key in ("scheduler", "workers", "gpus")}
     is_cluster = set(where.values()) != {None}
+    parts = min(where["workers"] or _PARTS, _PARTS) if is_cluster else 1
     timeout = options.pop("timeout")
     cluster = _cluster(model, timeout, **where) if is_cluster else nullcontext()
     if options["stretch"] is not None:
@@ -93,7 +94,7 @@ def segment(
     if out_dir is None:
         start = time.perf_counter()
         options["resume"] = resume
-        job = _job(paths[0], locate(paths[1]), model, options, is_cluster=is_cluster)
+        job = _job(paths[0], locate(paths[1]), model, options, parts)
         with cluster:
             _segment_one(job, start, as_json=as_json, quiet=quiet)
         return
@@ -109,6 +110,7 @@ def segment(
             outputs,
             model,
             options,
+            parts,
             resume=resume,
             as_json=as_json,
             quiet=quiet,
@@ -133,17 +135,18 @@ def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[None]:
         yield
 
 
-_PARTS = 2
-"""Chunks along a scene's longer side, at least, where more than one is of use."""
+_PARTS = 4
+"""Chunks of a scene, at least, for workers of unknown number, or more than that; the others have
+the next scene's."""
 
 
-def _job(scene: str, out: Path, model: Any, options: dict[str, Any], *, is_cluster: bool) -> Any:
+def _job(scene: str, out: Path, model: Any, options: dict[str, Any], parts: int) -> Any:
     from cloudmask.job import Job
     from cloudmask.plan import plan_scene
 
     reading = {key: options[key] for key in ("gsd", "resize_factor", "chunk", "overlap")}
-    # A store is cut wherever it is written: it may be resumed with other workers, or without.
-    parts = _PARTS if is_cluster or out.suffix.lower() == ".zarr" else 1
+    if out.suffix.lower() == ".zarr":
+        parts = _PARTS  # wherever it is written: it may be resumed with other workers, or without
     seen = {key: options[key] for key in ("bands", "scale", "stretch", "nodata")}
     plan = plan_scene(scene, model, parts=parts, **seen, **reading)
     rest = {key: value for key, value in options.items() if key not in reading}
@@ -195,6 +198,7 @@ def _segment_many(
     outputs: list[Path],
     model: Any,
     options: dict[str, Any],
+    parts: int,
     *,
     resume: bool,
     as_json: bool,
@@ -207,7 +211,7 @@ def _segment_many(
     with Bars(quiet=quiet) as bars, bars.bar("scenes", len(scenes), "scenes") as batch:
 
         def one(scene: str, out: Path) -> Any:
-            job = _job(scene, out, model, options, is_cluster=pool is not None)
+            job = _job(scene, out, model, options, parts)
             with bars.scene(scene):
                 return job.run()
 

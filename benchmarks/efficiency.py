@@ -31,10 +31,8 @@ def network_alone(scene: str, model: str, batches: list[list[int]]) -> dict[str,
 
     from cloudmask import load_model, open_scene
     from cloudmask import network as networks
-    from cloudmask.memory import keep_freed_memory
     from cloudmask.weightfile import read_weights
 
-    keep_freed_memory()  # as the command does
     tf = networks.start_tensorflow()
     card = load_model(model)
     network = networks.build_network(card.architecture, networks.choose_precision())
@@ -115,9 +113,7 @@ def fast_network(scene: str, mask: str) -> dict[str, Any]:
 
     from cloudmask import load_model, open_scene, write_cog
     from cloudmask import segment as lazily
-    from cloudmask.memory import keep_freed_memory
 
-    keep_freed_memory()
     card = load_model("lite")
     network = Steady(card.stride, card.overlap)
     blocks = [

@@ -26,9 +26,7 @@ class Cheap(Fake):
 def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
     """What the command does, with another network."""
     from cloudmask import open_scene, predict, threshold, write_cog
-    from cloudmask.memory import keep_freed_memory
 
-    keep_freed_memory()
     probability = predict(open_scene(scene, resize_factor=factor), Cheap())
     if factor == 1:
         write_cog(threshold(probability, 0.5), mask, overwrite=True)

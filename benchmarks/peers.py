@@ -32,9 +32,7 @@ def cloudmask_alone(scene: str, model: str) -> dict[str, Any]:
     """`cloudmask.segment` of a scene in memory."""
     from cloudmask import load_model, open_scene
     from cloudmask import segment as lazily
-    from cloudmask.memory import keep_freed_memory
 
-    keep_freed_memory()  # as the command does
     pixels, card = open_scene(scene).compute(), load_model(model)
     lazily(pixels[:, :64, :64], card).compute()
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Ask what precision, malloc's settings and the size of chunks do to speed and memory.
+"""Ask what precision, a pool for tensors and the size of chunks do to speed and memory.
 
     python benchmarks/precision.py FOLDER [--short] [--side 4096] [--runs 3]
 
@@ -6,6 +6,7 @@ The U-Net at the scene's own pixels, from file to COG, network loaded before. On
 other than by default.
 """
 
+import os
 import time
 from functools import partial
 from typing import Any
@@ -13,13 +14,12 @@ from typing import Any
 from measuring import alternate, apart, options, report, sample
 
 
-def work(scene: str, mask: str, precision: str | None, chunk: int, keep: bool) -> dict[str, Any]:
-    """Segment a scene; `keep`: malloc keeps what is freed, as the command asks it to."""
+def work(scene: str, mask: str, precision: str | None, chunk: int, pool: bool) -> dict[str, Any]:
+    """Segment a scene; `pool`: TensorFlow keeps the memory of tensors, instead of malloc."""
     from cloudmask import load_model, open_scene, segment, write_cog
-    from cloudmask.memory import keep_freed_memory
 
-    if keep:
-        keep_freed_memory()
+    if not pool:  # neither ours nor, on CPUs with VNNI or AMX, its own
+        os.environ |= {"TF_CPU_ALLOCATOR_USE_BFC": "0", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
     model = load_model("unet-f1", precision=precision)
     pixels = open_scene(scene, chunk=chunk)
     segment(pixels[:, :64, :64], model).compute()
@@ -33,13 +33,13 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(__doc__, side=(4_096, 1_024))
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
-    usual: dict[str, Any] = {"precision": None, "chunk": 5120, "keep": True}
+    usual: dict[str, Any] = {"precision": None, "chunk": 5120, "pool": True}
     cases: dict[str, dict[str, Any]] = {
-        "default: the machine's precision, chunks of 5,120, freed memory kept": {},
+        "default: the machine's precision, chunks of 5,120, a pool": {},
         "float32": {"precision": "float32"},
         "bfloat16": {"precision": "bfloat16"},
-        "freed memory given back": {"keep": False},
-        "float32, freed memory given back": {"precision": "float32", "keep": False},
+        "no pool": {"pool": False},
+        "float32, no pool": {"precision": "float32", "pool": False},
         **{f"chunks of {side:,}": {"chunk": side} for side in (512, 1024, 2048)},
     }
     contestants = {

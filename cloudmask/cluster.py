@@ -14,7 +14,6 @@ from typing import Any
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
-from cloudmask.memory import keep_freed_memory_in_children
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
 
 logger = logging.getLogger(__name__)
@@ -142,9 +141,6 @@ def _check_answers(scheduler: str) -> None:
 def _local_cluster(workers: int) -> LocalCluster:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // workers)
-    # By themselves dask's workers return all that is freed, and fault it in again for each layer.
-    # What is said in dask's configuration is lost where the process has had another cluster.
-    keep_freed_memory_in_children()
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=share,

@@ -67,6 +67,9 @@ def start_tensorflow() -> ModuleType:
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Without a pool each large tensor is mapped, faulted in and unmapped: a tenth of the time. On
+    # CPUs with VNNI or AMX TensorFlow has one anyway.
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     saved = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:

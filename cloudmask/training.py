@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 from collections import Counter
@@ -135,6 +136,8 @@ def _check_memory(recipe: Recipe) -> None:
     """
     from distributed.system import MEMORY_LIMIT  # of the container, where there is one
 
+    # For TensorFlow's pool, which can tell what the kernel would not.
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(9 * MEMORY_LIMIT // 10 // 2**20))
     sampling = recipe.sampling
     held = BATCHES_HELD * sampling.batch_size + recipe.validation_patches
     need = held * 7 * sampling.size**2

@@ -16,6 +16,14 @@ from rasterio.transform import from_origin
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+_CPU = Path("/proc/cpuinfo")
+_FLAGS = set(_CPU.read_text().split()) if _CPU.exists() else set()
+
+without_own_pool = pytest.mark.skipif(
+    bool(_FLAGS & {"avx512_vnni", "avx_vnni", "amx_tile"}),
+    reason="TensorFlow keeps tensors in a pool of its own on this CPU",
+)
+
 
 @dataclass(frozen=True)
 class FakeModel:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import platform
 import signal
 import socket
 import subprocess
@@ -215,22 +214,6 @@ def test_workers_share_the_cores_for_tensorflow_too(monkeypatch):
             one = [next(iter(client.nthreads()))]
             (extra[cores],) = client.run(threads_of_tensorflow, workers=one).values()
     assert extra[24] - extra[4] == 12 - 2
-
-
-def faults_of_a_second_array():
-    import resource
-
-    bytearray(2**26)  # freed at once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(2**26)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is told")
-def test_workers_keep_what_they_free():
-    with connect(workers=1) as client:
-        (faults,) = client.run(faults_of_a_second_array).values()
-    assert faults < 100  # of 16,384 pages
 
 
 def test_the_graph_holds_no_weights():

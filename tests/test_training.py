@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+from conftest import without_own_pool
 from PIL import Image
 
 from cloudmask import Recipe, load_model, open_label, open_scene, predict, segment, train, training
@@ -366,6 +368,21 @@ def test_a_batch_that_does_not_fit_is_told_from_other_errors(tiles, tmp_path, mo
         train(tiles, "big", TINY, runs=tmp_path)
 
 
+@without_own_pool
+def test_what_does_not_fit_is_told_by_tensorflow_and_not_by_the_kernel(tmp_path):
+    manifest = write_tiles(tmp_path / "tiles", "tv", side=256)
+    choices = ("--architecture", "lite", "--scratch", "--batch-size", "16", "--epochs", "1")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TF_CPU")}
+    done = subprocess.run(
+        [sys.executable, "-m", "cloudmask", "train", manifest, "big", *choices, "--steps", "8"],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env=own, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_RSS, (10**9, 10**9)),
+    )  # fmt: skip
+    assert done.returncode == 2
+    told = "cloudmask: a batch of 16 does not fit in memory: lower the batch size"
+    assert done.stderr.splitlines()[-1] == told
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
     import keras
 
@@ -624,11 +641,11 @@ def test_labels_of_another_shape_are_refused_before_training(tmp_path):
 
 
 def test_a_student_is_given_the_mean_of_label_and_teacher(tmp_path):
-    """`weights/pool.py` and `distil.py`, with a small teacher."""
+    """`weights/pool.py` and `distil.py`, with two small teachers."""
     manifest = write_tiles(tmp_path / "tiles", "ttttvv", side=256)
     scripts = Path(__file__).parents[1] / "weights"
     for command in (
-        ["pool.py", manifest, "pool", "--teacher=lite", "--patches=16"],
+        ["pool.py", manifest, "pool", "--teacher=lite,unet-slim", "--patches=16"],
         ["distil.py", manifest, "student", "pool", "--steps=8", "--epochs=1", "--batch-size=4"],
     ):
         subprocess.run(

@@ -68,7 +68,6 @@ def segment(
     from concurrent.futures import ThreadPoolExecutor
 
     from cloudmask.job import check_choices
-    from cloudmask.memory import keep_freed_memory
     from cloudmask.paths import locate
     from cloudmask.prediction import check_overlap
     from cloudmask.registry import load_model
@@ -90,7 +89,6 @@ def segment(
     if options["stretch"] is not None:
         check_percentile(options["stretch"])
     check_overlap(model, options["overlap"])
-    keep_freed_memory()
     if out_dir is None:
         start = time.perf_counter()
         options["resume"] = resume

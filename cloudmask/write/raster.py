@@ -15,7 +15,6 @@ import xarray as xr
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import threshold as cut
-from cloudmask.memory import give_freed_memory_back
 from cloudmask.paths import locate
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
@@ -178,7 +177,6 @@ def _with_overviews(staged: Path, final: Path) -> Path:
 @contextmanager
 def _finishing(path: Path, **options: Any) -> Iterator[None]:
     """GDAL's settings and errors while a driver makes the final file."""
-    give_freed_memory_back()  # that of chunks
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **options), timed("write"), writing(path):
         yield
 

@@ -181,7 +181,7 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Run the benchmark."""
     models = ["unet-slim", "unet-f1", "lite"]
-    asked = options(__doc__, side=(10_000, 2_048), models=(models, models))
+    asked = options(__doc__, side=(10_000, 2_048), models=(models, ["unet-slim", "lite"]))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     rows = {}
     for model in asked.models:

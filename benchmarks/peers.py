@@ -100,7 +100,7 @@ def main() -> None:
     """Run the benchmark."""
     from cloudmask.network import choose_precision  # not in the peers' environment
 
-    asked = options(__doc__, side=(2048, 2048), peers=("peers", "peers"))
+    asked = options(__doc__, side=(2048, 1024), peers=("peers", "peers"))
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
     contestants: dict[str, Any] = {
         "cloudmask, slim U-Net": partial(cloudmask, scene, mask, "unet-slim"),

@@ -341,6 +341,23 @@ def test_what_is_in_flight_is_two_rows_of_chunks(cluster, tmp_path):
     assert 4 < max(ahead) <= 8
 
 
+def test_rows_of_few_chunks_leave_no_worker_idle(tmp_path):
+    def wait_for_others(block, block_id=None):
+        Path(tmp_path, str(block_id[0])).touch()
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.iterdir())) < 4:
+            assert time.monotonic() < deadline, "two chunks are in flight, for four threads"
+            time.sleep(0.01)
+        return block
+
+    tall = da.zeros((80, 10), dtype="uint8", chunks=10).map_blocks(wait_for_others, dtype="uint8")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        stream(tall, lambda *_: None, "mask")
+
+
 def test_what_a_row_needs_is_all_that_is_sent_with_it(cluster, monkeypatch):
     sent, compute = [], Client.compute
 

@@ -114,10 +114,11 @@ def gone(name: str, client: Any) -> str:
 
 
 def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at_once: int) -> None:
-    """Bring chunks back from a cluster, two rows in flight: neighbours share what they read.
+    """Bring chunks back from a cluster, whole rows of them: neighbours share what they read.
 
-    More would pile up results, and what was read for them, faster than one writer takes them.
-    In this process are `at_once` of them, and as many that are just coming.
+    Two rows are in flight, or as many as give each worker's thread a chunk while one row ends. More
+    would pile up results, and what was read for them, faster than one writer takes them. In this
+    process are `at_once` of them, and as many that are just coming.
     """
     from distributed import as_completed
     from distributed.client import ClosedClientError
@@ -125,6 +126,9 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
     waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
     held: list[Any] = []
     lost = gone(name, client)  # a client that is closed has no address
+    threads = sum(w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values())
+    longest = max(map(len, rows), default=1)
+    ahead = longest * max(1, math.ceil(threads / longest))
 
     def submit() -> None:
         for row, shared in islice(waiting, 1):
@@ -138,8 +142,8 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
-    submit()
-    submit()
+    for _ in range(0, longest + ahead, longest):
+        submit()
     batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
     for futures in batches:
         try:
@@ -156,7 +160,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
         for future, block in zip(futures, blocks, strict=True):
             take(windows.pop(future), block)
             future.release()
-            if len(windows) <= len(rows[0]):
+            if len(windows) <= ahead:
                 submit()
 
 

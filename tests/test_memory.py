@@ -71,7 +71,7 @@ print(min(faults))  # the pool may still grow in some of them
 
 @without_own_pool
 def test_layers_take_the_memory_that_others_freed():
-    """Mapped anew for each layer, it would be faulted in: 6,000 pages and more."""
+    """Mapped anew for each layer, it would be faulted in: 2,000 pages and more."""
     command = [sys.executable, "-c", FAULTS]
     # Dask leaves malloc's settings for its workers in the process that starts them: the tests'.
     env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

@@ -16,7 +16,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of
-from cloudmask.labelled import Reading, check_values, labelled_chunks, open_pair, to_classes
+from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
 from cloudmask.planes import open_label
 from cloudmask.prediction import predict
@@ -47,8 +47,6 @@ class Evaluation:
     """Probability from which a pixel is cloud."""
     see: Callable[[Example], Seen] = field(repr=False)
     """Opens an example again, lazily."""
-    reading: Reading = field(default_factory=Reading)
-    """What values of the labels mean."""
 
     @property
     def sets(self) -> dict[str, list[Tally]]:
@@ -132,7 +130,8 @@ def evaluate(
     ValueError
         Shapes or places differ, the label is no label, or the mask no mask.
     """
-    found = _tally_pair(mask, label, Reading(cloud=cloud), "the label")
+    truth = classes_of(label, Reading(cloud=cloud), "the label")
+    found = _tally_pair(mask, truth, "the label")
     _warn_of_nothing([found])
     return score([found], threshold)
 
@@ -178,7 +177,7 @@ def evaluate_model(
 
     labelled_chunks(examples, reading)  # soon done: hours are lost if the last label has a flaw
     threshold = model.threshold if threshold is None else threshold
-    return _counted(examples, see, threshold, reading, done)
+    return _counted(examples, see, threshold, done)
 
 
 def evaluate_mask(
@@ -205,26 +204,26 @@ def evaluate_mask(
     def see(example: Example) -> Seen:
         found = open_label(example.image)
         known = found.where(found != NODATA) if found.dtype == np.uint8 else found
-        return (known * 255).expand_dims(band=3), found, open_label(example.label)
+        truth = classes_of(open_label(example.label), reading, example.label)
+        return (known * 255).expand_dims(band=3), found, truth
 
     example = Example(mask, label, split="", scene=mask, set="mask")
-    return _counted([example], see, threshold, reading, lambda: None)
+    return _counted([example], see, threshold, lambda: None)
 
 
 def _counted(
     examples: Sequence[Example],
     see: Callable[[Example], Seen],
     threshold: float,
-    reading: Reading,
     done: Callable[[], None],
 ) -> Evaluation:
     tallies = []
     for example in examples:
         _, found, label = see(example)
-        tallies.append(_tally_pair(found, label, reading, example.label))
+        tallies.append(_tally_pair(found, label, example.label))
         done()
     _warn_of_nothing(tallies)
-    return Evaluation(tuple(examples), tuple(tallies), threshold, see, reading)
+    return Evaluation(tuple(examples), tuple(tallies), threshold, see)
 
 
 def _warn_of_nothing(tallies: Sequence[Tally]) -> None:
@@ -232,20 +231,17 @@ def _warn_of_nothing(tallies: Sequence[Tally]) -> None:
         logger.warning("no pixel is scored: all are nodata, or labelled as not to be scored")
 
 
-def _tally_pair(values: xr.DataArray, label: xr.DataArray, reading: Reading, name: str) -> Tally:
+def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> Tally:
     if values.shape != label.shape:
         raise ValueError(f"the mask is {values.shape}, {name} {label.shape}: give one grid")
     if grid_of(values).lies_elsewhere(grid_of(label)):
         raise ValueError(f"the mask lies elsewhere than {name}: bring them to one grid")
-    if label.dtype != np.uint8:
-        raise ValueError(f"{name} is {label.dtype}: a label is uint8 (0, 1, 255)")
     found, truth = da.asarray(values.data), da.asarray(label.data)
     truth = truth.rechunk(found.chunks)
 
     def count(one: Block, other: Block) -> Tally:
         _check_found(one)
-        check_values(name, reading, np.bincount(other.ravel(), minlength=256))
-        return tally(one, to_classes(other, reading))
+        return tally(one, other)
 
     pairs = zip(found.to_delayed().ravel(), truth.to_delayed().ravel(), strict=True)
     return reduce(add, dask.compute(*[dask.delayed(count)(*pair) for pair in pairs]))

@@ -24,6 +24,9 @@ from cloudmask.stretch import check_percentile, from_scale
 CHUNK = 1024
 """Height and width of a chunk, read whole for a few patches."""
 
+_UNKNOWN = 254
+"""Stands for a value of a label that means nothing."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -34,8 +37,8 @@ class Reading:
     stretch: float | None = None
     """Or: percentile to clip."""
     cloud: tuple[int, ...] | None = None
-    """Values of a label that mean cloud; all others mean clear, but for 255: not scored. None:
-    labels are 0, 1 and 255."""
+    """Values of a label that mean cloud; all others mean clear, but for 255 and what the label
+    declares as nodata: not scored. None: labels are 0, 1 and 255."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.stretch is not None:
@@ -79,7 +82,8 @@ def open_pair(
     Raises
     ------
     ValueError
-        They differ in shape or grid, or the radiometry is not given.
+        They differ in shape or grid, or the radiometry is not given. While the label is computed:
+        it has values that are not known.
     """
     versions = version_of(example.image), version_of(example.label)
     return _open_pair(example, reading, chunk, versions)
@@ -98,7 +102,7 @@ def _open_pair(
         scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)
     except ValueError as error:
         raise ValueError(f"{example.image}: {error}") from error
-    label = open_label(example.label, chunk=chunk)
+    label = classes_of(open_label(example.label, chunk=chunk), reading, example.label)
     _check_pair(example, scene, label)
     _, rows, columns = scene.data.chunks
     return scene, label.chunk({"y": rows, "x": columns})
@@ -118,19 +122,16 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk
         Image and label differ in shape or grid; a label has values that are not known.
     """
     chunks = []
-    classes = to_classes(np.arange(NODATA + 1), reading)
     for example in examples:
         _, label = open_pair(example, reading)
         data = da.asarray(label.data)
-        counts = dask.compute(*[dask.delayed(_histogram)(b) for b in data.to_delayed().ravel()])
-        check_values(example.label, reading, sum(counts))
+        counts = dask.compute(*[dask.delayed(_count)(b) for b in data.to_delayed().ravel()])
         windows = [
             (rows, columns)
             for rows in _bounds(data.chunks[0])
             for columns in _bounds(data.chunks[1])
         ]
-        for (rows, columns), count in zip(windows, counts, strict=True):
-            clear, cloud = (int(count[classes == value].sum()) for value in (CLEAR, CLOUD))
+        for (rows, columns), (clear, cloud) in zip(windows, counts, strict=True):
             if cloud + clear:
                 chunks.append(Chunk(example, rows, columns, clear, cloud))
     return chunks
@@ -141,21 +142,44 @@ def read(chunk: Chunk, reading: Reading) -> Source:
     scene, label = open_pair(chunk.example, reading)
     window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
     # Not by dask's configuration, which is one for all threads: others are reading, too.
-    pixels, values = dask.compute(
+    pixels, classes = dask.compute(
         scene.isel(window).data, label.isel(window).data, scheduler="synchronous"
     )
     pixels = np.moveaxis(pixels, 0, -1)
     valid = np.asarray(np.isfinite(pixels).all(axis=-1))
     filled = fill_nodata(pixels.astype("float32"), valid) / np.float32(255)
-    classes = np.where(valid, to_classes(values, reading), np.uint8(NODATA))
-    return Source(filled, classes, chunk.example.gsd)
+    return Source(filled, np.where(valid, classes, np.uint8(NODATA)), chunk.example.gsd)
 
 
-def to_classes(values: Block, reading: Reading) -> Block:
-    """Values of a label as 0, 1 and 255."""
-    classes = np.where(values == NODATA, NODATA, CLEAR)
-    cloudy = (CLOUD,) if reading.cloud is None else reading.cloud
-    return np.where(np.isin(values, cloudy), CLOUD, classes).astype("uint8")
+def classes_of(label: xr.DataArray, reading: Reading, name: str) -> xr.DataArray:
+    """Values of a label as 0 clear, 1 cloud and 255 not scored, lazily.
+
+    What the label declares as nodata is not scored, unless it is 0: a raster made of polygons of
+    clouds often declares that, and means clear.
+
+    Raises
+    ------
+    ValueError
+        It is not uint8. While it is computed: it has values that are not known.
+    """
+    if label.dtype != np.uint8:
+        raise ValueError(f"{name} is {label.dtype}: a label is uint8 (0, 1, 255)")
+    meaning = np.full(NODATA + 1, _UNKNOWN if reading.cloud is None else CLEAR, "uint8")
+    meaning[CLEAR], meaning[NODATA] = CLEAR, NODATA
+    if (declared := label.attrs.get("_FillValue", NODATA)) in range(1, NODATA):
+        meaning[int(declared)] = NODATA
+    meaning[list((CLOUD,) if reading.cloud is None else reading.cloud)] = CLOUD
+
+    def classify(block: Block) -> Block:
+        classes = meaning[block]
+        if (unknown := np.unique(block[classes == _UNKNOWN])).size:
+            raise ValueError(
+                f"{name} has the values {', '.join(map(str, unknown))}: a label has 0, 1 and 255; "
+                "say which mean cloud with --cloud VALUES"
+            )
+        return classes
+
+    return label.copy(data=da.asarray(label.data).map_blocks(classify, dtype="uint8"))
 
 
 def longest_short_side(chunks: Sequence[Chunk]) -> int:
@@ -166,8 +190,6 @@ def longest_short_side(chunks: Sequence[Chunk]) -> int:
 
 
 def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> None:
-    if label.dtype != np.uint8:
-        raise ValueError(f"{example.label} is {label.dtype}: a label is uint8 (0, 1, 255)")
     if scene.shape[1:] != label.shape:
         raise ValueError(
             f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
@@ -179,18 +201,9 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
         )
 
 
-def check_values(name: str, reading: Reading, counts: Block) -> None:
-    """Refuse a label whose values say nothing, with a ValueError; `counts` is their histogram."""
-    unknown = [str(v) for v in np.flatnonzero(counts) if v not in (CLEAR, CLOUD, NODATA)]
-    if unknown and reading.cloud is None:
-        raise ValueError(
-            f"{name} has the values {', '.join(unknown)}: a label has 0, 1 and 255; "
-            "say which mean cloud with --cloud VALUES"
-        )
-
-
-def _histogram(block: Block) -> Block:
-    return np.bincount(block.ravel(), minlength=256)
+def _count(classes: Block) -> tuple[int, int]:
+    """Pixels that are clear, and those that are cloud."""
+    return int((classes == CLEAR).sum()), int((classes == CLOUD).sum())
 
 
 def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:

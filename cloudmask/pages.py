@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from cloudmask.evaluation import Evaluation
-from cloudmask.labelled import to_classes
 from cloudmask.manifest import Example
 from cloudmask.mask import threshold
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
@@ -64,7 +63,7 @@ def _tile(evaluation: Evaluation, example: Example) -> Tile:
     found = found.isel(thin)
     mask = found if found.dtype == np.uint8 else threshold(found, evaluation.threshold)
     cut = mask.to_numpy()
-    classes = to_classes(label.isel(thin).to_numpy(), evaluation.reading)
+    classes = label.isel(thin).to_numpy()
     pixels = np.nan_to_num(np.moveaxis(scene.isel(thin).to_numpy(), 0, -1))
     accuracy = score([tally(cut, classes)], 0.5).accuracy
     title = f"{example.set}: {Path(example.image).name}, {1 - accuracy:.0%} wrong"

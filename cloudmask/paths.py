@@ -27,6 +27,12 @@ def locate(path: str | Path) -> Path:
     return cast("Path", UPath(path)) if is_remote(path) else Path(path)
 
 
+def destination(path: str | Path) -> Path:
+    """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
+    place = locate(path)
+    return place.resolve() if not is_remote(path) and place.is_symlink() else place
+
+
 def read_json(path: Path, *needed: str, cure: str) -> dict[str, Any]:
     """An object from a file of JSON; a ValueError with the cure if it lacks one of its keys."""
     try:

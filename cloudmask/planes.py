@@ -98,7 +98,8 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     Returns
     -------
     (y, x) DataArray
-        uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability.
+        uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability. A nodata value that
+        the file declares is its attribute `_FillValue`.
 
     Raises
     ------
@@ -115,11 +116,14 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
                 return dataset[name]
         raise ValueError(f"{path} holds neither a mask nor a probability: name a store that does")
     reader = cast("RasterReader", open_reader(path, (1,), None))  # no store
-    bands = reader.facts()["bands"]
-    if bands != 1:
-        raise ValueError(f"{path} has {bands} bands: a label or a mask has one")
+    facts = reader.facts()
+    if facts["bands"] != 1:
+        raise ValueError(f"{path} has {facts['bands']} bands: a label or a mask has one")
     # Through a reader, which bounds what GDAL keeps: by itself it would fill a share of all memory.
     stored, _ = open_lazily(
         _Stored(reader), reader, reader.grid, chunk, bands=1, dtype=reader.dtype
     )
-    return reader.grid.attach(xr.DataArray(stored[0], dims=("y", "x"), name="label"))
+    array = xr.DataArray(stored[0], dims=("y", "x"), name="label")
+    if isinstance(facts["nodata"], float):
+        array.attrs["_FillValue"] = facts["nodata"]
+    return reader.grid.attach(array)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.paths import locate
+from cloudmask.paths import destination
 from cloudmask.stretch import brightened
 from cloudmask.write import replacing
 
@@ -102,7 +102,7 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     painted[values == NODATA] = (128, 128, 128)
     gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
     picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=1))
-    path = locate(path)
+    path = destination(path)
     with replacing(path) as work:
         picture.save(work / path.name, format="PNG")
 

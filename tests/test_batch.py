@@ -271,3 +271,22 @@ def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tm
     assert statuses(segment) == ["failed"]
     assert statuses(segment) == ["failed"]
     assert out.read_text() == foreign
+
+
+def test_a_disk_too_full_for_the_summary_is_one_line_that_names_it(tmp_path):
+    resource = pytest.importorskip("resource")
+
+    def segment(*_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, kept[1]))
+        return CloudCover(1, 1, 0)
+
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match=r"a\.tif\.json cannot be written, the disk is full"):
+            list(segment_many(["a.tif"], [tmp_path / "a.tif"], segment, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.rglob(".*json.*"))
+    assert [path.name for path in (tmp_path / ".cloudmask").iterdir()] == ["a.tif.json"]

@@ -12,7 +12,7 @@ from conftest import FakeModel
 from PIL import Image
 from rasterio.crs import CRS
 
-from cloudmask import evaluate, evaluate_model, predict, read_examples
+from cloudmask import evaluate, evaluate_model, open_label, predict, read_examples
 from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
 from cloudmask.pages import write_evaluation
@@ -207,6 +207,19 @@ def test_foreign_labels_are_read_by_value(labelled):
         evaluate_model(FakeModel(), [example])
     scores = evaluate_model(FakeModel(), [example], Reading(cloud=(3,))).facts()["overall"]
     assert 0 < scores["f1"] < 1
+
+
+@pytest.mark.parametrize("cloud", [None, (1,), (1, 9)])
+@pytest.mark.parametrize("nodata", [9, 0])
+def test_a_label_s_declared_nodata_is_not_scored_unless_it_is_0(tmp_path, cloud, nodata):
+    values = np.array([[0, 0, 1, 1, nodata]], "uint8")
+    profile = {"driver": "GTiff", "height": 1, "width": 5, "count": 1, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "label.tif", "w", **profile, nodata=nodata) as label:
+        label.write(values, 1)
+    overall = evaluate(plane([[0, 1, 1, 0, 1]]), open_label(tmp_path / "label.tif"), cloud=cloud)
+    false = 1 + (nodata == 0)  # clear, since a raster of clouds' outlines declares 0
+    hits = 1 + (nodata == 9 and cloud == (1, 9))
+    assert overall.precision == hits / (hits + false)
 
 
 def test_255_may_mean_cloud(labelled):

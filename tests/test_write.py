@@ -384,6 +384,19 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path, scene, smooth):
 
 
 @each_writer
+def test_what_a_link_stands_for_is_replaced_not_the_link(tmp_path, rng, suffix):
+    write, target, link = WRITERS[suffix], tmp_path / "far" / f"x{suffix}", tmp_path / f"m{suffix}"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for overwrite in (False, True):
+        mask = patches(rng, 200, 300)
+        write(place(mask).chunk(100), link, overwrite=overwrite)
+        assert link.readlink() == target
+        np.testing.assert_array_equal(open_label(link), mask)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+@each_writer
 def test_an_existing_output_is_replaced_only_on_request(tmp_path, rng, suffix):
     write, out = WRITERS[suffix], tmp_path / f"m{suffix}"
     first, second = patches(rng, 200, 300), patches(rng, 150, 250)

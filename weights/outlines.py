@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from cloudmask import load_model, predict
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.labelled import Reading, open_pair, to_classes
+from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.scores import score, tally
 
@@ -38,7 +38,7 @@ def main() -> None:
     found = defaultdict(list)
     for example in select_split(read_examples(args.manifest), args.split):
         scene, label = open_pair(example, reading)
-        classes = to_classes(label.to_numpy(), reading)
+        classes = label.to_numpy()
         if (classes == CLOUD).any():
             probability = predict(scene, model).to_numpy()
             found[example.set].append(

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from cloudmask import load_model, predict
 from cloudmask.constants import CLOUD
-from cloudmask.labelled import Reading, open_pair, to_classes
+from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.scores import score, tally
 
@@ -36,7 +36,7 @@ def main() -> None:
     clear, cloudy = [], []
     for example in select_split(read_examples(args.manifest), args.split):
         scene, label = open_pair(example, reading)
-        classes = to_classes(label.to_numpy(), reading)
+        classes = label.to_numpy()
         kind = cloudy if (classes == CLOUD).any() else clear
         kind.append((example.set, scene, classes))
     chosen = np.linspace(0, len(clear) - 1, min(CLEAR_IMAGES, len(clear))).round().astype(int)

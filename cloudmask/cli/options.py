@@ -140,8 +140,8 @@ def reading_options(command: Any) -> Any:
             click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
             click.option(
                 "--cloud", type=Numbers(),
-                help="Values of a label that mean cloud; all others are clear, a nodata value that "
-                "the file declares, too, but for 255; default: labels are 0, 1 and 255.",
+                help="Values of a label that mean cloud; all others are clear, but for 255 and a "
+                "nodata value of the file's own, other than 0; default: labels are 0, 1 and 255.",
             ),
         ]
     ):  # fmt: skip

@@ -145,8 +145,13 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text)
         return
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        full_disk(path, error)
+        raise
 
 
 @contextmanager

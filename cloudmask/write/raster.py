@@ -15,7 +15,7 @@ import xarray as xr
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import enlarge
 from cloudmask.mask import threshold as cut
-from cloudmask.paths import locate
+from cloudmask.paths import destination
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
@@ -72,7 +72,7 @@ def write_cog(
     these. Needs height × width × 4/3 bytes of disk beside `path` while it works (× 4 for
     probabilities), and memory for the chunks in flight only.
     """
-    path = locate(path)
+    path = destination(path)
     check_output(path, overwrite=overwrite)
     if compress not in _COMPRESSIONS:
         raise ValueError(f"compress is {compress!r}: choose {' or '.join(_COMPRESSIONS)}")
@@ -106,7 +106,7 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
 
     Parameters and errors as for `write_cog`; `array` must be a mask.
     """
-    path = locate(path)
+    path = destination(path)
     check_output(path, overwrite=overwrite)
     _check_plane(array)
     if array.dtype != np.uint8:

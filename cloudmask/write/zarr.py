@@ -16,7 +16,7 @@ from dask.array.core import slices_from_chunks
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
 from cloudmask.grid import Grid, grid_of
-from cloudmask.paths import is_remote, locate
+from cloudmask.paths import destination, is_remote
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, check_kind, check_output, without_nan
 from cloudmask.write.overviews import halved
@@ -84,7 +84,7 @@ def write_zarr(
     overviews by ``multiscales`` (GeoZarr). Until it is complete the store is ``.NAME.partial``
     beside `path`.
     """
-    path = locate(path)
+    path = destination(path)
     check_kind(array)
     if array.dims[-2:] != ("y", "x"):
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from operator import add
 from typing import Any
@@ -32,8 +32,28 @@ from cloudmask.scores import (
 
 logger = logging.getLogger(__name__)
 
+WORST = 12
+"""Images that are kept to be looked at."""
+_SIDE = 512
+"""Pixels of such an image, at most: every so many of a large one."""
+
 Seen = tuple[xr.DataArray, xr.DataArray, xr.DataArray]
 """Of an example: a picture (band, y, x) 0–255, a mask or a probability (y, x), the label (y, x)."""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An image with wrong pixels: every so many of its pixels."""
+
+    example: Example
+    share: float
+    """Wrong pixels among those that are scored, 0 to 1."""
+    picture: xr.DataArray
+    """(band, y, x), 0–255; lazy, as is the label."""
+    found: Block
+    """(y, x): a mask or a probability."""
+    label: xr.DataArray
+    """(y, x): 0, 1 and 255."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +65,8 @@ class Evaluation:
     """One for each example."""
     threshold: float
     """Probability from which a pixel is cloud."""
-    see: Callable[[Example], Seen] = field(repr=False)
-    """Opens an example again, lazily."""
+    worst: tuple[Wrong, ...] = ()
+    """The images with the largest share of wrong pixels, the worst first."""
 
     @property
     def sets(self) -> dict[str, list[Tally]]:
@@ -61,14 +81,6 @@ class Evaluation:
         for example, one in zip(self.examples, self.tallies, strict=True):
             scenes.setdefault((example.set, example.scene), []).append(one)
         return scenes
-
-    def worst(self, count: int) -> list[Example]:
-        """The examples with the largest share of wrong pixels, the worst first."""
-        wrong = [
-            1 - score([one], self.threshold).accuracy if one.pixels else 0.0 for one in self.tallies
-        ]
-        order = np.argsort(wrong, kind="stable")[::-1][:count]
-        return [self.examples[i] for i in order if wrong[i] > 0]
 
     def rows(self) -> list[dict[str, Any]]:
         """A table: overall, then each set, each with intervals, then each scene; pixels, scores."""
@@ -131,7 +143,7 @@ def evaluate(
         Shapes or places differ, the label is no label, or the mask no mask.
     """
     truth = classes_of(label, Reading(cloud=cloud), "the label")
-    found = _tally_pair(mask, truth, "the label")
+    found, _ = _tally_pair(mask, truth, "the label")
     _warn_of_nothing([found])
     return score([found], threshold)
 
@@ -217,13 +229,25 @@ def _counted(
     threshold: float,
     done: Callable[[], None],
 ) -> Evaluation:
-    tallies = []
+    tallies: list[Tally] = []
+    worst: list[Wrong] = []
     for example in examples:
-        _, found, label = see(example)
-        tallies.append(_tally_pair(found, label, example.label))
+        picture, found, label = see(example)
+        one, thin = _tally_pair(found, label, example.label)
+        tallies.append(one)
+        share = 1 - score([one], threshold).accuracy if one.pixels else 0.0
+        if share > 0:
+            every = slice(None, None, _step(label.shape))
+            few = {"y": every, "x": every}
+            worst.append(Wrong(example, share, picture.isel(few), thin, label.isel(few)))
+            worst = sorted(worst, key=lambda wrong: wrong.share, reverse=True)[:WORST]
         done()
     _warn_of_nothing(tallies)
-    return Evaluation(tuple(examples), tuple(tallies), threshold, see)
+    return Evaluation(tuple(examples), tuple(tallies), threshold, tuple(worst))
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    return -(-max(shape) // _SIDE)
 
 
 def _warn_of_nothing(tallies: Sequence[Tally]) -> None:
@@ -231,20 +255,33 @@ def _warn_of_nothing(tallies: Sequence[Tally]) -> None:
         logger.warning("no pixel is scored: all are nodata, or labelled as not to be scored")
 
 
-def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> Tally:
+def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[Tally, Block]:
+    """Count, and keep every so many of the values: they are not computed again for a picture."""
     if values.shape != label.shape:
         raise ValueError(f"the mask is {values.shape}, {name} {label.shape}: give one grid")
     if grid_of(values).lies_elsewhere(grid_of(label)):
         raise ValueError(f"the mask lies elsewhere than {name}: bring them to one grid")
     found, truth = da.asarray(values.data), da.asarray(label.data)
     truth = truth.rechunk(found.chunks)
+    step = _step(found.shape)
 
-    def count(one: Block, other: Block) -> Tally:
+    def count(one: Block, other: Block, y: int, x: int) -> tuple[Tally, Block]:
         _check_found(one)
-        return tally(one, other)
+        return tally(one, other), one[-y % step :: step, -x % step :: step]
 
-    pairs = zip(found.to_delayed().ravel(), truth.to_delayed().ravel(), strict=True)
-    return reduce(add, dask.compute(*[dask.delayed(count)(*pair) for pair in pairs]))
+    starts = [np.cumsum([0, *lengths]).tolist() for lengths in found.chunks]
+    blocks = zip(found.to_delayed(), truth.to_delayed(), starts[0], strict=False)
+    (counted,) = dask.compute(
+        [
+            [
+                dask.delayed(count)(one, other, y, x)
+                for one, other, x in zip(*row, starts[1], strict=False)
+            ]
+            for *row, y in blocks
+        ]
+    )
+    total = reduce(add, [part for row in counted for part, _ in row])
+    return total, np.block([[thin for _, thin in row] for row in counted])
 
 
 def _check_found(block: Block) -> None:

@@ -4,18 +4,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
-from cloudmask.evaluation import Evaluation
-from cloudmask.manifest import Example
+from cloudmask.evaluation import Evaluation, Wrong
 from cloudmask.mask import threshold
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
-from cloudmask.scores import score, tally
 from cloudmask.write import check_folder_of, replacing, without_nan, write_json
-
-_WORST = 12
-"""Images on the page of the worst."""
-_TILE_SIDE = 512
-"""Pixels of an image on that page, at most."""
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = False) -> None:
@@ -31,7 +25,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = 
     """
     check_folder(folder, overwrite=overwrite)
     sets = evaluation.sets
-    tiles = [_tile(evaluation, example) for example in evaluation.worst(_WORST)]
+    tiles = [_tile(wrong, evaluation.threshold) for wrong in evaluation.worst]
     with replacing(folder) as work:
         made = work / folder.name
         made.mkdir()
@@ -55,16 +49,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     check_folder_of(folder)
 
 
-def _tile(evaluation: Evaluation, example: Example) -> Tile:
-    """The image, at most so many pixels a side: every so many pixels of a large one."""
-    scene, found, label = evaluation.see(example)
-    step = -(-max(label.shape) // _TILE_SIDE)
-    thin = {"y": slice(None, None, step), "x": slice(None, None, step)}
-    found = found.isel(thin)
-    mask = found if found.dtype == np.uint8 else threshold(found, evaluation.threshold)
-    cut = mask.to_numpy()
-    classes = label.isel(thin).to_numpy()
-    pixels = np.nan_to_num(np.moveaxis(scene.isel(thin).to_numpy(), 0, -1))
-    accuracy = score([tally(cut, classes)], 0.5).accuracy
-    title = f"{example.set}: {Path(example.image).name}, {1 - accuracy:.0%} wrong"
-    return Tile(title, pixels.astype("uint8"), classes, cut)
+def _tile(wrong: Wrong, cut: float) -> Tile:
+    pixels = np.nan_to_num(np.moveaxis(wrong.picture.to_numpy(), 0, -1))
+    found = xr.DataArray(wrong.found, dims=("y", "x"))
+    mask = found if found.dtype == np.uint8 else threshold(found, cut)
+    title = f"{wrong.example.set}: {Path(wrong.example.image).name}, {wrong.share:.0%} wrong"
+    return Tile(title, pixels.astype("uint8"), wrong.label.to_numpy(), mask.to_numpy())

@@ -127,7 +127,7 @@ def test_false_cloud_is_counted_on_images_without_cloud_only(labelled):
 def test_the_folder_of_an_evaluation(labelled, tmp_path):
     model = FakeModel()
     evaluation = evaluate_model(model, read_examples(labelled), threshold=0.4)
-    assert [example.scene for example in evaluation.worst(1)] == ["b0"]
+    assert evaluation.worst[0].example.scene == "b0"
     out = tmp_path / "out"
     write_evaluation(evaluation, out)
     assert json.loads((out / "scores.json").read_text())["threshold"] == 0.4
@@ -195,6 +195,28 @@ def test_what_is_neither_mask_nor_probability_is_refused(mask, value):
 def test_nothing_scored_is_said(caplog):
     assert math.isnan(evaluate(plane([[255, 255]]), plane([[0, 1]])).f1)
     assert "no pixel is scored" in caplog.text
+
+
+def test_a_page_shows_every_so_many_pixels_of_what_was_found_once(labelled, rng, monkeypatch):
+    class Counting(FakeModel):
+        calls = 0
+
+        def __call__(self, pixels):
+            Counting.calls += 1
+            return super().__call__(pixels)
+
+    monkeypatch.setattr("cloudmask.evaluation.FLOAT_CHUNK", 256)
+    example, model = read_examples(labelled)[0], Counting()
+    Image.fromarray(rng.integers(0, 256, (700, 1300, 3), "uint8")).save(example.image)
+    Image.fromarray(rng.integers(0, 2, (700, 1300), "uint8")).save(example.label)
+    evaluation = evaluate_model(model, [example])
+    calls = Counting.calls
+    write_evaluation(evaluation, labelled.parent / "out")
+    assert Counting.calls == calls > 4
+    whole = predict(open_scene(example.image), model)
+    np.testing.assert_allclose(evaluation.worst[0].found, whole[::3, ::3], atol=1e-6)
+    assert evaluation.worst[0].label.shape == evaluation.worst[0].found.shape
+    assert evaluation.worst[0].share == pytest.approx(1 - evaluation.facts()["overall"]["accuracy"])
 
 
 def test_foreign_labels_are_read_by_value(labelled):

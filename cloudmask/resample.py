@@ -1,10 +1,15 @@
 """From finer pixels to coarser ones over the same bounds: the area average, as GDAL has it."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from cloudmask.chunks import Block
+from cloudmask.grid import Grid
+
+_PIXELS = 2048 * 4096
+"""Of a source that is averaged, read at a time."""
 
 
 def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
@@ -34,3 +39,31 @@ def average(values: Block, weights_y: Block, weights_x: Block) -> Block:
     out = np.full(total.shape, np.nan, "float32")
     np.divide(total, weight, out=out, where=known, casting="unsafe")
     return out
+
+
+def average_of(
+    read: Callable[[slice, slice], Block],
+    source: Grid,
+    rows: slice,
+    columns: slice,
+    factor_y: float,
+    factor_x: float,
+) -> Block:
+    """Area average of a window of coarse pixels; `read` gives (band, y, x) of the source's own."""
+    source_x, weights_x = average_weights(columns.start, columns.stop, factor_x, source.width)
+    # Few coarse rows at a time: a chunk's whole source would be factor² as large.
+    step = max(1, int(_PIXELS / (weights_x.shape[1] * factor_y)))
+    parts = []
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        source_y, weights_y = average_weights(start, stop, factor_y, source.height)
+        values = read(source_y, source_x).astype("float32", copy=False)
+        parts.append(average(values, weights_y, weights_x))
+    return np.concatenate(parts, axis=1)
+
+
+def nan_in_all_bands(values: Block) -> Block:
+    """NaN in all bands of (band, y, x) `values` where it is in one; in place."""
+    if values.dtype.kind == "f":
+        values[:, np.isnan(values).any(axis=0)] = np.nan
+    return values

@@ -80,7 +80,8 @@ def open_scene(
     -------
     (band, y, x) DataArray
         uint8 where no pixel can be nodata and no radiometry is asked for, else float32 with NaN in
-        all bands where any band is nodata. It spans exactly the scene's bounds. Memory while it is
+        all bands where any band is nodata. A pixel of a coarser grid is the mean of what is valid
+        in each band, as GDAL has it. It spans exactly the scene's bounds. Memory while it is
         computed: one chunk a thread, for striped files a row of chunks.
 
     Raises

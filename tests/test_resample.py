@@ -244,6 +244,51 @@ def test_strips_are_read_whole_and_say_the_same_as_tiles(make_scene, rng, small_
     assert {int(value) for value in np.unique(masks[0])} == {CLEAR, CLOUD, NODATA}
 
 
+@forty_times
+@given(
+    shape=st.tuples(st.integers(150, 400), st.integers(900, 1300)),
+    factor=st.floats(1.01, 9),
+    chunk=st.integers(20, 120),
+    nodata=st.sampled_from([0, None]),
+    form=st.sampled_from(["strips", "tiles", "zarr"]),
+    seed=st.integers(0, 99),
+)
+def test_pixels_of_a_coarser_grid_do_not_depend_on_the_chunks_or_the_format(
+    make_scene, shape, factor, chunk, nodata, form, seed
+):
+    """Of noise, so that many pixels are nodata in one band only."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, *shape)).astype("uint8")
+    square = {"tiled": True, "blockxsize": 128, "blockysize": 128} if form == "tiles" else {}
+    path = make_scene(pixels, nodata=nodata, **square)
+    whole = open_scene(path, resize_factor=factor, chunk=4096).to_numpy().astype("float32")
+    if form == "zarr":
+        path = path.with_suffix(".zarr")
+        grid = Grid(*shape, Affine(10, 0, 500_000, 0, -10, 5_000_000), UTM)
+        stored = grid.attach(xr.DataArray(pixels, dims=("band", "y", "x"), name="scene"))
+        stored.to_dataset().to_zarr(path, mode="w", consolidated=False)
+    given = {"nodata": nodata} if form == "zarr" else {}
+    parts = open_scene(path, resize_factor=factor, chunk=chunk, **given)
+    # A mean that lies between two numbers becomes the one or the other.
+    np.testing.assert_allclose(parts.to_numpy().astype("float32"), whole, atol=1)
+
+
+def test_a_large_source_is_averaged_few_rows_at_a_time(rng, monkeypatch):
+    pixels = rng.random((3, 4000, 90)).astype("float32")
+    read = []
+
+    def window(rows, columns):
+        read.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return pixels[:, rows, columns]
+
+    grid = Grid(4000, 90, Affine.identity(), None)
+    how = (window, grid, slice(3, 390), slice(0, 9), 10.25, 10)
+    whole = resample.average_of(*how)
+    monkeypatch.setattr(resample, "_PIXELS", 9000)
+    read.clear()
+    np.testing.assert_allclose(resample.average_of(*how), whole, rtol=1e-6)
+    assert max(read) <= 9000 + 2 * 90  # and a row shared at each end
+
+
 def test_another_array_than_the_one_opened_is_not_read_from_the_file(make_scene, rng, monkeypatch):
     """What persisted, cropped or changed arrays know of the file they came from is not theirs."""
     pixels = rng.integers(0, 9, (3, 120, 160)).astype("uint8")

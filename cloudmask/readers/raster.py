@@ -71,26 +71,25 @@ class RasterReader:
         # A window longer by a fraction of a pixel than what it becomes, GDAL takes for one at full
         # resolution; and its shortcut for pairs of columns forgets that rows have weights.
         is_unresampled = 0 < window.height - shape[1] < 1 or 0 < window.width - shape[2] < 1
-        if not (is_unresampled or (factor_x == 2 and 1 < factor_y < 2)):
+        is_spoilt = is_unresampled or (factor_x == 2 and 1 < factor_y < 2)
+        if not is_spoilt:
             values, is_spoilt = self._read(window, shape, Resampling.average)
-            if not is_spoilt:
-                return values
-        return self._average(rows, columns, factor_y, factor_x)
+        if is_spoilt:
+            values = self._average(rows, columns, factor_y, factor_x)
+        return resample.nan_in_all_bands(values)
 
     def _average(self, rows: slice, columns: slice, factor_y: float, factor_x: float) -> Block:
         """What GDAL's average would be, from the pixels at full resolution."""
-        source_y, weights_y = resample.average_weights(
-            rows.start, rows.stop, factor_y, self.grid.height
-        )
-        source_x, weights_x = resample.average_weights(
-            columns.start, columns.stop, factor_x, self.grid.width
-        )
-        shape = (len(self.bands), weights_y.shape[1], weights_x.shape[1])
-        values, _ = self._read(Window.from_slices(source_y, source_x), shape, Resampling.nearest)
-        mean = resample.average(values.astype("float32", copy=False), weights_y, weights_x)
+
+        def values(source_y: slice, source_x: slice) -> Block:
+            window = Window.from_slices(source_y, source_x)
+            shape = (len(self.bands), int(window.height), int(window.width))
+            return self._read(window, shape, Resampling.nearest)[0]
+
+        mean = resample.average_of(values, self.grid, rows, columns, factor_y, factor_x)
         if self.dtype.kind in "ui":
             mean = np.floor(mean + np.float32(0.5))
-        return mean.astype(values.dtype)
+        return mean if self.can_be_nodata else mean.astype(self.dtype)
 
     def sample(self, side: int) -> Block:
         coarse = self.grid.coarser(
@@ -99,7 +98,7 @@ class RasterReader:
         whole = Window(0, 0, self.grid.width, self.grid.height)
         shape = (len(self.bands), coarse.height, coarse.width)
         values, _ = self._read(whole, shape, Resampling.nearest)
-        return values.astype("float32")
+        return resample.nan_in_all_bands(values.astype("float32"))
 
     def stored(self, rows: slice, columns: slice) -> Block:
         """(band, y, x) of a window of the file's own pixels, nodata as it is stored."""
@@ -126,7 +125,7 @@ class RasterReader:
     def _read(
         self, window: Window, shape: tuple[int, ...], resampling: Resampling
     ) -> tuple[Block, bool]:
-        """Values, and whether GDAL's average of them is spoilt by what it does not know for nodata.
+        """Values, NaN where a band is nodata; whether what GDAL does not know for it spoils means.
 
         NaN or infinity beside a nodata value: they spoil every mean that they are part of.
         """
@@ -169,11 +168,11 @@ class RasterReader:
         if is_mean:
             # Valid where any pixel inside is: a mean of the mask would round to 0 below 1 in 510.
             how = {**how, "resampling": Resampling.rms}
-        valid = (dataset.read_masks(self.bands, **how) > 0).all(axis=0)
+        valid = dataset.read_masks(self.bands, **how) > 0
         values = values.astype("float32", copy=False)
-        finite = np.isfinite(values).all(axis=0)
+        finite = np.isfinite(values)
         is_spoilt = is_mean and bool((valid & ~finite).any())
-        values[:, ~(valid & finite)] = np.nan
+        values[~(valid & finite)] = np.nan
         return values, is_spoilt
 
 

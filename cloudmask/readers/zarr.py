@@ -31,31 +31,17 @@ class ZarrReader:
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:
-            return self._values(rows, columns)
+            return resample.nan_in_all_bands(self._values(rows, columns))
         factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
-        source_x, weights_x = resample.average_weights(
-            columns.start, columns.stop, factor_x, self.grid.width
-        )
-        # Few coarse rows at a time: a chunk's whole source would be factor² as large.
-        step = max(1, int(2048 / factor_y))
-        parts = []
-        for start in range(rows.start, rows.stop, step):
-            source_y, weights_y = resample.average_weights(
-                start, min(start + step, rows.stop), factor_y, self.grid.height
-            )
-            values = self._values(source_y, source_x).astype("float32", copy=False)
-            parts.append(resample.average(values, weights_y, weights_x))
-        mean = np.concatenate(parts, axis=1)
-        if self.can_be_nodata:
-            mean[:, np.isnan(mean).any(axis=0)] = np.nan
-            return mean
-        return np.rint(mean).astype(self.dtype) if self.dtype.kind in "ui" else mean
+        mean = resample.average_of(self._values, self.grid, rows, columns, factor_y, factor_x)
+        if not self.can_be_nodata and self.dtype.kind in "ui":
+            return np.rint(mean).astype(self.dtype)
+        return resample.nan_in_all_bands(mean)
 
     def sample(self, side: int) -> Block:
         step = [max(1, -(-size // side)) for size in (self.grid.height, self.grid.width)]
-        return self._values(slice(None, None, step[0]), slice(None, None, step[1])).astype(
-            "float32"
-        )
+        values = self._values(slice(None, None, step[0]), slice(None, None, step[1]))
+        return resample.nan_in_all_bands(values.astype("float32"))
 
     def is_striped(self, grid: Grid, chunk: int) -> bool:  # noqa: ARG002  (the protocol's)
         return False
@@ -71,6 +57,7 @@ class ZarrReader:
         }
 
     def _values(self, rows: slice, columns: slice) -> Block:
+        """Values, NaN where a band is nodata."""
         array = _zarr_array(self.path, self.version, self.variable)
         with timed("read"):
             values = array[[band - 1 for band in self.bands], rows, columns].values
@@ -80,7 +67,7 @@ class ZarrReader:
         invalid = ~np.isfinite(values)
         if self.nodata is not None:
             invalid |= values == self.nodata
-        return np.where(invalid.any(axis=0), np.float32(np.nan), values)
+        return np.where(invalid, np.float32(np.nan), values)
 
 
 @lru_cache(maxsize=HANDLES)

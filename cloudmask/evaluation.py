@@ -1,6 +1,7 @@
 """A model against labelled images, or a mask against its label: chunk by chunk, then added up."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
@@ -143,7 +144,7 @@ def evaluate(
         Shapes or places differ, the label is no label, or the mask no mask.
     """
     truth = classes_of(label, Reading(cloud=cloud), "the label")
-    found, _ = _tally_pair(mask, truth, "the label")
+    found, _ = _tally_pair(_without_declared(mask), truth, "the label")
     _warn_of_nothing([found])
     return score([found], threshold)
 
@@ -214,13 +215,35 @@ def evaluate_mask(
     reading = reading or Reading()
 
     def see(example: Example) -> Seen:
-        found = open_label(example.image)
+        found = _without_declared(open_label(example.image))
         known = found.where(found != NODATA) if found.dtype == np.uint8 else found
         truth = classes_of(open_label(example.label), reading, example.label)
         return (known * 255).expand_dims(band=3), found, truth
 
     example = Example(mask, label, split="", scene=mask, set="mask")
-    return _counted([example], see, threshold, lambda: None)
+    evaluation = _counted([example], see, threshold, lambda: None)
+    _warn_of_another_cloud(mask)
+    return evaluation
+
+
+def _without_declared(found: xr.DataArray) -> xr.DataArray:
+    """A mask or a probability with what it declares as nodata as 255 or NaN; but for 0 and 1."""
+    declared = found.attrs.get("_FillValue", math.nan)
+    if declared in (CLEAR, CLOUD, NODATA) or math.isnan(declared):
+        return found
+    unknown = NODATA if found.dtype == np.uint8 else math.nan
+    return found.where(found != declared, unknown).astype(found.dtype)
+
+
+def _warn_of_another_cloud(name: str) -> None:
+    mask = open_label(name)
+    if mask.dtype != np.uint8 or mask.attrs.get("_FillValue") == NODATA:
+        return
+    cloud, unknown = dask.compute((mask == CLOUD).any().data, (mask == NODATA).any().data)
+    if unknown and not cloud:
+        logger.warning(
+            "%s has 255, which is nodata, and no 1, which is cloud: make it 1 if it is cloud", name
+        )
 
 
 def _counted(
@@ -267,7 +290,9 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[T
 
     def count(one: Block, other: Block, y: int, x: int) -> tuple[Tally, Block]:
         _check_found(one)
-        return tally(one, other), one[-y % step :: step, -x % step :: step]
+        return tally(one, other), one[
+            -y % step :: step, -x % step :: step
+        ].copy()  # a view keeps all
 
     starts = [np.cumsum([0, *lengths]).tolist() for lengths in found.chunks]
     blocks = zip(found.to_delayed(), truth.to_delayed(), starts[0], strict=False)

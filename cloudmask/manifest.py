@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_local
+from cloudmask.paths import is_local, resolved
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
@@ -101,7 +101,7 @@ def _read_csv(path: Path) -> list[Example]:
         raise ValueError(f"{path} lists no image")
     split_of: dict[str, str] = {}
     for example in examples:
-        other = split_of.setdefault(example.image, example.split)
+        other = split_of.setdefault(resolved(example.image), example.split)
         if other != example.split:
             raise ValueError(
                 f"{path} has {example.image} in {other} and in {example.split}: leave it in one, "

@@ -42,6 +42,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that exists, is something else than an evaluation, or cannot be made."""
+    if folder.name in ("", ".."):
+        raise ValueError(f"{folder} is no folder to be made: give it a name")
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: pass overwrite to replace it")
     if folder.exists() and not (folder / "scores.json").exists():

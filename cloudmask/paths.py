@@ -27,6 +27,11 @@ def locate(path: str | Path) -> Path:
     return cast("Path", UPath(path)) if is_remote(path) else Path(path)
 
 
+def resolved(path: str) -> str:
+    """The one name of what a local path names; a URL as it is."""
+    return str(Path(path).resolve()) if is_local(path) else path
+
+
 def destination(path: str | Path) -> Path:
     """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
     place = locate(path)

@@ -57,10 +57,10 @@ class Recipe:
             raise ValueError(f"architecture is {self.architecture!r}: choose {known}")
         if self.weights and self.encoder_weights:
             raise ValueError("weights and encoder weights are both given: choose one")
-        stride = ARCHITECTURES[self.architecture].window or ARCHITECTURES[self.architecture].stride
-        if self.sampling.size % stride:
+        if self.sampling.size % self.stride:
             raise ValueError(
-                f"patch is {self.sampling.size}: {self.architecture} needs a multiple of {stride}"
+                f"patch is {self.sampling.size}: {self.architecture} needs a multiple of "
+                f"{self.stride}"
             )
         if not 0 <= self.frozen <= self.epochs or self.epochs < 1:
             raise ValueError(
@@ -71,6 +71,16 @@ class Recipe:
                 raise ValueError(f"{self.architecture} has no VGG16 encoder: leave its weights out")
             if self.freeze_epochs:
                 raise ValueError(f"{self.architecture} has no encoder to freeze: freeze 0 epochs")
+        if self.freeze_epochs and not (self.weights or self.encoder_weights):
+            raise ValueError(
+                f"{self.freeze_epochs} epochs are to freeze random weights: give some, or freeze 0"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Patches are a multiple of this high and wide."""
+        architecture = ARCHITECTURES[self.architecture]
+        return architecture.window or architecture.stride
 
     @property
     def frozen(self) -> int:

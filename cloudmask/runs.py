@@ -5,8 +5,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
+
+import locket
 
 from cloudmask.paths import read_json
 from cloudmask.registry import CARD
@@ -73,10 +77,10 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
         raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
     before = read_json(folder / CONFIG, "recipe", "manifest", cure="begin the run again")
     wanted = json.loads(json.dumps(config["recipe"]))
-    for key, value in before["recipe"].items():
-        if wanted.get(key) != value:
+    for key, value in _flat(before["recipe"]).items():
+        if (now := _flat(wanted).get(key)) != value:
             raise ValueError(
-                f"{folder} was begun with {key} {value}, not {wanted.get(key)}: "
+                f"{folder} was begun with {key.replace('_', ' ')} {value}, not {now}: "
                 "resume it with the same options"
             )
     if before.get("examples", config["examples"]) != config["examples"]:
@@ -84,6 +88,13 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
             f"{folder} was begun with other images or labels than those of {config['manifest']}: "
             f"resume it with {before['manifest']} as it was"
         )
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The parts of what has parts, too: of the sampling and of the reading."""
+    inner = [_flat(value) for value in recipe.values() if isinstance(value, dict)]
+    flat = {key: value for key, value in recipe.items() if not isinstance(value, dict)}
+    return reduce(or_, inner, flat)
 
 
 def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
@@ -100,14 +111,41 @@ def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a run that another process is training: each would take the other's files away."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = locket.lock_file(str(path), timeout=0)
+    try:
+        lock.acquire()
+    except locket.LockError as error:
+        raise FileExistsError(
+            f"{folder} is being trained by another process: wait for it, or choose another name"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
 def run_folder(
     folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Iterator[None]:
     """Make the folder, which a run fills while this is entered.
 
     A run of its name is set aside in .NAME.replaced until the new one is finished. After a failure
-    before the first epoch was, all is as before; an interrupted run can be resumed.
+    before the first epoch was, all is as before; an interrupted run can be resumed. One process at
+    a time: a FileExistsError in all others.
     """
+    with _alone(folder):
+        yield from _filling(folder, config, resume=resume, overwrite=overwrite)
+
+
+def _filling(
+    folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[None]:
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists() and not resume:
         if not overwrite:  # another run took the name while labels were read

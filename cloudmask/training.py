@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cloudmask import network as networks
+from cloudmask.constants import CLOUD
 from cloudmask.dataset import (
     BATCHES_HELD,
     ROUND,
@@ -28,7 +29,7 @@ from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
-from cloudmask.paths import is_local
+from cloudmask.paths import resolved
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
 from cloudmask.runs import check_disk, check_run, run_folder
@@ -103,6 +104,11 @@ def train(
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )
+    if not (validation[1] == CLOUD).any():
+        raise ValueError(
+            f"no pixel of the {len(validation[1])} validation patches is cloud: give more of them, "
+            "or check whether what is labelled as cloud is nodata"
+        )
     with run_folder(folder, config, resume=resume, overwrite=overwrite):
         try:
             _fit(network, recipe, chunks["train"], validation, folder, batches)
@@ -114,18 +120,14 @@ def train(
 
 def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
     packages = ("cloudmask", "tensorflow", "keras", "numpy", "dask", "rasterio")
-    resolved = [replace(e, image=_resolved(e.image), label=_resolved(e.label)) for e in examples]
-    rows = json.dumps([asdict(example) for example in resolved])
+    rows = [replace(e, image=resolved(e.image), label=resolved(e.label)) for e in examples]
+    text = json.dumps([asdict(row) for row in rows])
     return {
         "manifest": str(manifest),
-        "examples": hashlib.sha256(rows.encode()).hexdigest(),
+        "examples": hashlib.sha256(text.encode()).hexdigest(),
         "recipe": asdict(recipe),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
-
-
-def _resolved(path: str) -> str:
-    return str(Path(path).resolve()) if is_local(path) else path
 
 
 def _check_memory(recipe: Recipe) -> None:
@@ -154,11 +156,17 @@ def _check_memory(recipe: Recipe) -> None:
 def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
     chunks = labelled_chunks(select_split(examples, split), recipe.reading)
     if not any(chunk.cloud for chunk in chunks):
-        raise ValueError(f"no pixel of split {split!r} is cloud: label some, or check the labels")
-    if recipe.sampling.size > (largest := longest_short_side(chunks)):
         raise ValueError(
-            f"patch is {recipe.sampling.size}, every image of split {split!r} is smaller, or is "
-            f"read in chunks of {CHUNK}: give at most {largest}"
+            f"no pixel of split {split!r} is cloud: label some, or check the labels (255 is not "
+            "scored, but with --cloud 255)"
+        )
+    size, largest = recipe.sampling.size, longest_short_side(chunks)
+    if size > largest:
+        fits = largest // recipe.stride * recipe.stride
+        cure = f"give at most {fits}" if fits else f"{recipe.stride} px are needed"
+        raise ValueError(
+            f"patch is {size}, every image of split {split!r} is smaller, or is read in chunks of "
+            f"{CHUNK}: {cure}"
         )
     return chunks
 
@@ -243,11 +251,20 @@ def _export(
     folder: Path,
 ) -> None:
     """Write the model: its weights in float16, and its card with the threshold of these."""
+    from cloudmask.fitting import read_history
+
     weights = folder / f"{folder.name}.weights.h5"
     write_weights(network, weights, half=True)
     read_weights(network, weights)
-    gsds = [example.gsd for example in examples if example.split == "train" and example.gsd]
-    sets = Counter(example.set for example in examples if example.split == "train")
+    if not all(np.isfinite(values).all() for values in network.get_weights()):
+        raise FloatingPointError(
+            f"weights of {folder} do not fit float16: lower the learning rate, and begin again"
+        )
+    left_out = {name for name, share in recipe.sampling.mix if share == 0}
+    used = [e for e in examples if e.split == "train" and e.set not in left_out]
+    gsds = [example.gsd for example in used if example.gsd]
+    sets = Counter(example.set for example in used)
+    epochs = len(read_history(folder))
     write_json(
         folder / CARD,
         {
@@ -258,7 +275,7 @@ def _export(
             "threshold": best_threshold(_tallies(network, *validation), beta_of(recipe.loss)),
             "gsd": float(np.median(gsds)) if gsds else None,
             "gsd_range": [min(gsds), max(gsds)] if gsds else None,
-            "trained": f"{recipe.epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
+            "trained": f"{epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
             "training_data": [{"set": name, "tiles": count} for name, count in sets.items()],
         },
     )

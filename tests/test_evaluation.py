@@ -13,6 +13,7 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from cloudmask import evaluate, evaluate_model, open_label, predict, read_examples
+from cloudmask.evaluation import evaluate_mask
 from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
 from cloudmask.pages import write_evaluation
@@ -242,6 +243,26 @@ def test_a_label_s_declared_nodata_is_not_scored_unless_it_is_0(tmp_path, cloud,
     false = 1 + (nodata == 0)  # clear, since a raster of clouds' outlines declares 0
     hits = 1 + (nodata == 9 and cloud == (1, 9))
     assert overall.precision == hits / (hits + false)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 9), ("float32", -9999)])
+def test_a_mask_s_declared_nodata_is_not_scored(tmp_path, dtype, nodata):
+    profile = {"driver": "GTiff", "height": 1, "width": 4, "count": 1, "dtype": dtype}
+    with rasterio.open(tmp_path / "mask.tif", "w", **profile, nodata=nodata) as mask:
+        mask.write(np.array([[0, 1, 1, nodata]], dtype), 1)
+    with rasterio.open(tmp_path / "label.tif", "w", **profile | {"dtype": "uint8"}) as label:
+        label.write(np.array([[0, 0, 1, 1]], "uint8"), 1)
+    paths = [str(tmp_path / name) for name in ("mask.tif", "label.tif")]
+    overall = evaluate_mask(*paths).facts()["overall"]
+    assert (overall["pixels"], overall["precision"], overall["recall"]) == (3, 0.5, 1)
+    assert evaluate(*map(open_label, paths)).precision == 0.5
+
+
+def test_a_mask_with_255_for_cloud_is_warned_of(tmp_path, caplog):
+    Image.fromarray(np.array([[0, 255, 255]], "uint8")).save(tmp_path / "mask.png")
+    Image.fromarray(np.array([[0, 1, 1]], "uint8")).save(tmp_path / "label.png")
+    evaluate_mask(str(tmp_path / "mask.png"), str(tmp_path / "label.png"))
+    assert "mask.png has 255, which is nodata, and no 1, which is cloud" in caplog.text
 
 
 def test_255_may_mean_cloud(labelled):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import rioxarray
 import xarray as xr
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
@@ -253,6 +254,20 @@ def test_zarr_fill_value_is_nodata(tmp_path, rng, dtype):
     scene = open_scene(write_scene_zarr(pixels, tmp_path / "scene.zarr", fill=0), scale=255)
     expected = np.where((pixels == 0).any(axis=0), np.nan, pixels)
     np.testing.assert_allclose(values_of(scene), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_zarr_that_rioxarray_calls_packed_by_nothing_is_not_packed(
+    tmp_path, make_scene, rng, nodata
+):
+    pixels = noise(rng, (3, 90, 70))
+    opened = rioxarray.open_rasterio(make_scene(pixels, nodata=nodata)).rename("scene")
+    assert opened.attrs["scale_factor"] == 1
+    opened.to_dataset().to_zarr(tmp_path / "scene.zarr", consolidated=False)
+    scene = open_scene(tmp_path / "scene.zarr")
+    assert scene.dtype == ("uint8" if nodata is None else "float32")
+    expected = pixels if nodata is None else np.where((pixels == 0).any(axis=0), np.nan, pixels)
+    np.testing.assert_array_equal(values_of(scene), expected)
 
 
 def test_zarr_whose_array_does_not_name_its_crs(tmp_path, rng):

@@ -424,6 +424,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
         ({"validation_patches": 0}, "validation patches is 0: give at least 1"),
         ({"encoder_weights": "hed"}, "lite has no VGG16 encoder: leave its weights out"),
         ({"freeze_epochs": 1}, "lite has no encoder to freeze: freeze 0 epochs"),
+        ({"architecture": "unet_vgg16", "freeze_epochs": 1}, "freeze random weights: give some"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, match):
@@ -470,6 +471,24 @@ def test_data_that_cannot_teach_is_refused(tmp_path):
     big = replace(TINY, sampling=Sampling(size=96, batch_size=4))
     with pytest.raises(ValueError, match="patch is 96, every image of split 'train' is smaller"):
         train(manifest, "none", big, runs=tmp_path / "runs")
+    small = write_tiles(tmp_path / "small", "ttv", side=60)
+    with pytest.raises(ValueError, match=r"patch is 96, .* give at most 32"):
+        train(small, "none", big, runs=tmp_path / "runs")
+    tiny = write_tiles(tmp_path / "tiny", "ttv", side=20)
+    with pytest.raises(ValueError, match="32 px are needed"):
+        train(tiny, "none", TINY, runs=tmp_path / "runs")
+    manifest = write_tiles(tmp_path / "unseen", "tv")  # all cloud of the second is nodata
+    pixels, label = (
+        np.array(Image.open(tmp_path / "unseen" / f"1{n}.png")) for n in ("", "_label")
+    )
+    with rasterio.open(
+        tmp_path / "unseen" / "1.tif", "w", driver="GTiff", height=64, width=64, count=3,
+        dtype="uint8", nodata=0,
+    ) as scene:  # fmt: skip
+        scene.write(np.moveaxis(np.where(label[..., None] == 1, 0, pixels), -1, 0))
+    manifest.write_text(manifest.read_text().replace("1.png", "1.tif"))
+    with pytest.raises(ValueError, match="no pixel of the 4 validation patches is cloud"):
+        train(manifest, "none", TINY, runs=tmp_path / "runs")
     manifest = write_tiles(tmp_path / "alone", "tt")
     with pytest.raises(ValueError, match="no image is in split 'val'"):
         train(manifest, "none", TINY, runs=tmp_path / "runs")
@@ -479,6 +498,37 @@ def test_data_that_cannot_teach_is_refused(tmp_path):
             runs=tmp_path / "runs",
         )  # fmt: skip
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_one_process_s_at_a_time(tmp_path):
+    from cloudmask.runs import run_folder
+
+    code = """import sys
+from pathlib import Path
+from cloudmask.runs import run_folder
+try:
+    with run_folder(Path(sys.argv[1]), {}, resume=False, overwrite=True):
+        print("entered")
+except FileExistsError as error:
+    print(error)
+"""
+
+    def another():
+        command = [sys.executable, "-c", code, tmp_path / "run"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with run_folder(tmp_path / "run", {"recipe": "mine"}, resume=False, overwrite=False):
+        assert "run is being trained by another process: wait for it" in another()
+        assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"recipe": "mine"}
+    assert another() == "entered\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_weights_that_do_not_fit_float16_are_no_model(tiles, tmp_path):
+    steep = replace(TINY, epochs=1, learning_rate=1e6)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train(tiles, "steep", steep, runs=tmp_path)
+    assert not (tmp_path / "steep" / "card.json").exists()
 
 
 def test_a_name_that_was_taken_meanwhile_is_not_taken_over(tiles, tmp_path, monkeypatch):

@@ -107,8 +107,10 @@ def _refuse(given: dict[str, Any], what: str) -> None:
 def _is_mask(what: str) -> bool:
     """A store, what GDAL or the web holds, or a file that is neither weights nor a manifest."""
     from cloudmask.paths import is_local
-    from cloudmask.registry import list_models
+    from cloudmask.registry import CARD, list_models
 
+    if (Path(what) / CARD).is_file():  # a run may be called v1.tif
+        return False
     ending = Path(what).suffix.lower()
     if ending in (".tif", ".tiff", ".png", ".zarr") or not is_local(what):
         return True

@@ -62,7 +62,7 @@ class ZarrReader:
         with timed("read"):
             values = array[[band - 1 for band in self.bands], rows, columns].values
         if not self.can_be_nodata:
-            return values
+            return values.astype(self.dtype, copy=False)
         values = values.astype("float32", copy=False)
         invalid = ~np.isfinite(values)
         if self.nodata is not None:
@@ -114,10 +114,13 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         )
     y, x = array.dims[-2:]
     grid = grid_of(array.rename({y: "y", x: "x"}))
-    # Numbers that are packed are seen unpacked; those that became float for NaN's sake are not.
-    is_packed = {"scale_factor", "add_offset"} & array.encoding.keys()
+    # Numbers that are packed are seen unpacked; those that became float for NaN's sake are not, nor
+    # those that rioxarray says to be packed by nothing.
+    packing = array.encoding.get("scale_factor", 1), array.encoding.get("add_offset", 0)
+    is_packed = packing != (1, 0)
     stored = np.dtype(array.dtype if is_packed else array.encoding.get("dtype", array.dtype))
     if stored.name not in DTYPES and stored.kind != "f":
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
-    can_be_nodata = array.dtype.kind == "f" or nodata is not None
+    is_filled = bool({"_FillValue", "missing_value"} & array.encoding.keys())
+    can_be_nodata = stored.kind == "f" or is_filled or nodata is not None
     return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata)

@@ -1,10 +1,10 @@
-"""Ask a model once what it says of many patches, for others to learn from.
+"""Ask a model once what it says of many patches, for others to learn from; or two models.
 
     python weights/pool.py MANIFEST POOL --teacher unet-f1 --patches 1408
 
 POOL gets augmented patches of the split `train` (pixels.npy), the mean of their label and of what
-the model says (targets.npy), and what it was made from (pool.json). `slim.py` and `distil.py` take
-it from there.
+the model says (targets.npy), and what it was made from (pool.json). Of two models it is the
+mean of their logits. `slim.py` and `distil.py` take it from there.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cloudmask.augment import AUGMENTATIONS
+from cloudmask.chunks import Block
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
@@ -22,12 +23,15 @@ from cloudmask.dataset import Sampling, training_batches
 from cloudmask.labelled import Reading, labelled_chunks
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import start_tensorflow
-from cloudmask.registry import load_model
+from cloudmask.registry import CloudModel, load_model
 
 logger = logging.getLogger("cloudmask")
 FACTS = "pool.json"
 READING = Reading(scale=65535)
 BATCH = 8
+
+_LEAST = 1e-4
+"""Nobody is surer than that: of two, one would decide alone."""
 
 
 def main() -> None:
@@ -35,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pool", type=Path)
-    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--teacher", required=True, help="or two, as in unet-slim,lite")
     parser.add_argument("--patches", type=int, required=True)
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
@@ -45,7 +49,7 @@ def main() -> None:
     # Tinted later: of cloud in its own colours the teacher knows more.
     plain = tuple(name for name in AUGMENTATIONS if name != "tint")
     draw = Sampling(batch_size=BATCH, seed=args.seed, augment=plain, mix=args.mix)
-    teacher = load_model(args.teacher)
+    teachers = [load_model(name) for name in args.teacher.split(",")]
     chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
     args.pool.mkdir(parents=True)
     pixels, targets = (
@@ -56,7 +60,7 @@ def main() -> None:
     )
     batches = training_batches(chunks, READING, draw)
     for at, (image, label) in zip(range(0, args.patches, BATCH), batches, strict=False):
-        said, given = teacher(image.numpy())[..., None], label.numpy()
+        said, given = _mean_of(teachers, image.numpy())[..., None], label.numpy()
         end = min(at + BATCH, args.patches)
         pixels[at:end] = image.numpy().round()[: end - at]
         mean = np.where(given == NODATA, NODATA, np.round((said + given) * 100))
@@ -65,6 +69,12 @@ def main() -> None:
             logger.info("pool: %d of %d patches", end, args.patches)
     facts = {"teacher": args.teacher, "seed": args.seed, "mix": dict(args.mix)}
     (args.pool / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _mean_of(teachers: list[CloudModel], pixels: Block) -> Block:
+    """Probability whose logit is the mean of what the teachers say."""
+    said = np.clip([teacher(pixels) for teacher in teachers], _LEAST, 1 - _LEAST)
+    return 1 / (1 + np.exp(-np.log(said / (1 - said)).mean(axis=0)))
 
 
 if __name__ == "__main__":

@@ -222,25 +222,27 @@ def evaluate_mask(
 
     example = Example(mask, label, split="", scene=mask, set="mask")
     evaluation = _counted([example], see, threshold, lambda: None)
-    _warn_of_another_cloud(mask)
+    (counted,) = evaluation.tallies
+    if not (counted.clear[-1] or counted.cloud[-1]):
+        _warn_of_another_cloud(mask)
     return evaluation
 
 
 def _without_declared(found: xr.DataArray) -> xr.DataArray:
     """A mask or a probability with what it declares as nodata as 255 or NaN; but for 0 and 1."""
     declared = found.attrs.get("_FillValue", math.nan)
-    if declared in (CLEAR, CLOUD, NODATA) or math.isnan(declared):
+    if declared in (CLEAR, CLOUD) or math.isnan(declared):
         return found
-    unknown = NODATA if found.dtype == np.uint8 else math.nan
-    return found.where(found != declared, unknown).astype(found.dtype)
+    if found.dtype.kind == "f":
+        return found.where(found != declared)
+    return found.where(found != declared, NODATA).astype("uint8")
 
 
 def _warn_of_another_cloud(name: str) -> None:
+    """Say that no pixel is cloud, where 255 may stand for it."""
     mask = open_label(name)
-    if mask.dtype != np.uint8 or mask.attrs.get("_FillValue") == NODATA:
-        return
-    cloud, unknown = dask.compute((mask == CLOUD).any().data, (mask == NODATA).any().data)
-    if unknown and not cloud:
+    is_declared = mask.attrs.get("_FillValue") == NODATA
+    if mask.dtype == np.uint8 and not is_declared and (mask == NODATA).any():
         logger.warning(
             "%s has 255, which is nodata, and no 1, which is cloud: make it 1 if it is cloud", name
         )

@@ -1,15 +1,15 @@
 """From finer pixels to coarser ones over the same bounds: the area average, as GDAL has it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid
 
-_PIECE = 4096
-"""Height and width of what is read at a time of a source that is averaged."""
+_PIXELS = 4096 * 4096
+"""Of a source that is averaged, read at a time: what a task reads at once, anyway."""
 
 
 def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
@@ -50,28 +50,17 @@ def average_of(
     factor_x: float,
 ) -> Block:
     """Area average of a window of coarse pixels; `read` gives (band, y, x) of the source's own."""
-    # A piece at a time: a chunk's whole source would be factor² as large. A stored chunk is seldom
-    # read for more than one or two.
-    x_weights = list(_pieces(columns, factor_x, source.width))
-    return np.concatenate(
-        [
-            np.concatenate(
-                [
-                    average(read(own_y, own_x).astype("float32", copy=False), weights_y, weights_x)
-                    for own_x, weights_x in x_weights
-                ],
-                axis=2,
-            )
-            for own_y, weights_y in _pieces(rows, factor_y, source.height)
-        ],
-        axis=1,
-    )
-
-
-def _pieces(along: slice, factor: float, size: int) -> Iterator[tuple[slice, Block]]:
-    step = max(1, int(_PIECE / factor))
-    for start in range(along.start, along.stop, step):
-        yield average_weights(start, min(start + step, along.stop), factor, size)
+    source_x, weights_x = average_weights(columns.start, columns.stop, factor_x, source.width)
+    # Few rows at a time: a chunk's whole source would be factor² as large. All of their columns, or
+    # strips would be decoded for each piece of them.
+    step = max(1, int(_PIXELS / weights_x.shape[1] / factor_y))
+    parts = []
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        source_y, weights_y = average_weights(start, stop, factor_y, source.height)
+        values = read(source_y, source_x).astype("float32", copy=False)
+        parts.append(average(values, weights_y, weights_x))
+    return np.concatenate(parts, axis=1)
 
 
 def nan_in_all_bands(values: Block) -> Block:

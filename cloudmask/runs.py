@@ -1,6 +1,7 @@
 """The folder of a training run: refused early, made late, and taken back if nothing came of it."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import locket
 from cloudmask.paths import read_json
 from cloudmask.registry import CARD
 from cloudmask.write import full_disk, write_json
+
+logger = logging.getLogger(__name__)
 
 CONFIG, HISTORY = "config.json", "history.json"
 
@@ -122,10 +125,15 @@ def _alone(folder: Path) -> Iterator[None]:
         raise FileExistsError(
             f"{folder} is being trained by another process: wait for it, or choose another name"
         ) from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        logger.warning("%s: its file system has no locks, train it but once (%s)", folder, error)
+        yield
+        return
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        path.unlink()
         lock.release()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
+import numpy as np
 
 from cloudmask.errors import first_line
 from cloudmask.models import ARCHITECTURES, weights_folder
@@ -111,6 +112,11 @@ def write_weights(network: "keras.Model", path: Path, *, half: bool = False) -> 
     half : bool
         Kernels in float16, at half the size. Vectors stay float32: a batch normalisation's
         variance can lie above float16's 65504.
+
+    Raises
+    ------
+    FloatingPointError
+        A weight is not finite, or not in float16.
     """
     import keras
 
@@ -143,9 +149,14 @@ def _copy_half(source: h5py.File, target: h5py.File) -> None:
             made = target.require_group(name)
         else:
             values = item[()]
-            made = target.create_dataset(
-                name, data=values.astype("float16") if values.ndim > 1 else values
-            )
+            if values.ndim > 1:
+                with np.errstate(over="ignore"):
+                    values = values.astype("float16")
+            if not np.isfinite(values).all():
+                raise FloatingPointError(
+                    f"weights {name} do not fit float16: lower the learning rate, and begin again"
+                )
+            made = target.create_dataset(name, data=values)
         made.attrs.update(item.attrs)
 
     target.attrs.update(source.attrs)

@@ -245,7 +245,9 @@ def test_a_label_s_declared_nodata_is_not_scored_unless_it_is_0(tmp_path, cloud,
     assert overall.precision == hits / (hits + false)
 
 
-@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 9), ("float32", -9999)])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 9), ("int16", -1), ("float32", -9999), ("float32", 255)]
+)
 def test_a_mask_s_declared_nodata_is_not_scored(tmp_path, dtype, nodata):
     profile = {"driver": "GTiff", "height": 1, "width": 4, "count": 1, "dtype": dtype}
     with rasterio.open(tmp_path / "mask.tif", "w", **profile, nodata=nodata) as mask:

@@ -272,21 +272,21 @@ def test_pixels_of_a_coarser_grid_do_not_depend_on_the_chunks_or_the_format(
     np.testing.assert_allclose(parts.to_numpy().astype("float32"), whole, atol=1)
 
 
-def test_a_large_source_is_averaged_piece_by_piece(rng, monkeypatch):
+def test_a_large_source_is_averaged_few_rows_at_a_time(rng, monkeypatch):
     pixels = rng.random((3, 2000, 900)).astype("float32")
     read = []
 
     def window(rows, columns):
-        read.append(max(rows.stop - rows.start, columns.stop - columns.start))
+        read.append((rows.stop - rows.start) * (columns.stop - columns.start))
         return pixels[:, rows, columns]
 
     grid = Grid(2000, 900, Affine.identity(), None)
     how = (window, grid, slice(3, 190), slice(2, 88), 10.25, 10)
     whole = resample.average_of(*how)
-    monkeypatch.setattr(resample, "_PIECE", 90)
+    monkeypatch.setattr(resample, "_PIXELS", 80_000)
     read.clear()
     np.testing.assert_allclose(resample.average_of(*how), whole, rtol=1e-6)
-    assert max(read) <= 90 + 1  # the last pixel shared with the next piece
+    assert 40_000 < max(read) <= 80_000 + 860  # and a row shared with the next
 
 
 def test_another_array_than_the_one_opened_is_not_read_from_the_file(make_scene, rng, monkeypatch):

@@ -37,11 +37,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         _check_remote(path, overwrite=overwrite)
         return
     check_folder_of(path)
-    if path.is_dir() and not is_zarr(path):
+    is_store = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+    if path.is_dir() and not (is_zarr(path) or is_store):
         raise IsADirectoryError(f"{path} is a directory: name a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite to replace it")
-    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+    if path.is_dir() and not is_store:
         raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 

@@ -693,12 +693,12 @@ def test_labels_of_another_shape_are_refused_before_training(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_student_is_given_the_mean_of_label_and_teacher(tmp_path):
-    """`weights/pool.py` and `distil.py`, with a small teacher."""
+def test_a_student_is_given_the_mean_of_label_and_teachers(tmp_path):
+    """`weights/pool.py` and `distil.py`, with two small teachers."""
     manifest = write_tiles(tmp_path / "tiles", "ttttvv", side=256)
     scripts = Path(__file__).parents[1] / "weights"
     for command in (
-        ["pool.py", manifest, "pool", "--teacher=lite", "--patches=16"],
+        ["pool.py", manifest, "pool", "--teacher=lite,unet-slim", "--patches=16"],
         ["distil.py", manifest, "student", "pool", "--steps=8", "--epochs=1", "--batch-size=4"],
     ):
         subprocess.run(
@@ -707,6 +707,12 @@ def test_a_student_is_given_the_mean_of_label_and_teacher(tmp_path):
     targets = np.load(tmp_path / "pool" / "targets.npy")
     scored = targets[targets != 255]
     assert set(np.unique(scored)) - {0, 200}  # neither of the label's own values
+    pixels = np.load(tmp_path / "pool" / "pixels.npy")[:4].astype("float32")
+    said = np.clip([load_model(name)(pixels) for name in ("lite", "unet-slim")], 1e-4, 1 - 1e-4)
+    mean = 1 / (1 + np.exp(-np.log(said / (1 - said)).mean(axis=0)))
+    learned = targets[:4, ..., 0] / np.float32(100)
+    off = np.minimum(abs(learned - mean), abs(learned - 1 - mean))[targets[:4, ..., 0] != 255]
+    assert np.quantile(off, 0.95) < 0.05  # they saw these pixels before they were rounded
     assert load_model(tmp_path / "runs" / "student").architecture == "lite"
 
 

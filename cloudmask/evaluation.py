@@ -3,10 +3,8 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from operator import add
-from typing import Any
 
 import dask
 import dask.array as da
@@ -21,96 +19,18 @@ from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
 from cloudmask.planes import open_label
 from cloudmask.prediction import predict
-from cloudmask.scores import (
-    Scores,
-    Tally,
-    best_threshold,
-    intervals,
-    score,
-    sweep,
-    tally,
-)
+from cloudmask.results import Evaluation, Wrong
+from cloudmask.scores import Scores, Tally, score, tally
 
 logger = logging.getLogger(__name__)
 
-WORST = 12
+_WORST = 12
 """Images that are kept to be looked at."""
 _SIDE = 512
 """Pixels of such an image, at most: every so many of a large one."""
 
 Seen = tuple[xr.DataArray, xr.DataArray, xr.DataArray]
 """Of an example: a picture (band, y, x) 0–255, a mask or a probability (y, x), the label (y, x)."""
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """An image with wrong pixels: every so many of its pixels."""
-
-    example: Example
-    share: float
-    """Wrong pixels among those that are scored, 0 to 1."""
-    picture: xr.DataArray
-    """(band, y, x), 0–255; lazy, as is the label."""
-    found: Block
-    """(y, x): a mask or a probability."""
-    label: xr.DataArray
-    """(y, x): 0, 1 and 255."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was counted on each image, and the threshold that scores are made at."""
-
-    examples: tuple[Example, ...]
-    tallies: tuple[Tally, ...]
-    """One for each example."""
-    threshold: float
-    """Probability from which a pixel is cloud."""
-    worst: tuple[Wrong, ...] = ()
-    """The images with the largest share of wrong pixels, the worst first."""
-
-    @property
-    def sets(self) -> dict[str, list[Tally]]:
-        """One tally for each scene, by set."""
-        sets: dict[str, list[Tally]] = {}
-        for (name, _), members in self._by_scene().items():
-            sets.setdefault(name, []).append(reduce(add, members))
-        return sets
-
-    def _by_scene(self) -> dict[tuple[str, str], list[Tally]]:
-        scenes: dict[tuple[str, str], list[Tally]] = {}
-        for example, one in zip(self.examples, self.tallies, strict=True):
-            scenes.setdefault((example.set, example.scene), []).append(one)
-        return scenes
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A table: overall, then each set, each with intervals, then each scene; pixels, scores."""
-        whole = [one for members in self.sets.values() for one in members]
-        rows = [_row("overall", "", whole, self.threshold)]
-        rows += [_row(name, "", members, self.threshold) for name, members in self.sets.items()]
-        for (name, scene), members in self._by_scene().items():
-            rows.append(_row(name, scene, [reduce(add, members)], self.threshold))
-        return rows
-
-    def facts(self) -> dict[str, Any]:
-        """Everything, for JSON: scores, 95 % intervals, scenes, the sweep, the best thresholds."""
-        sets = self.sets
-        whole = [one for members in sets.values() for one in members]
-        return {
-            "threshold": self.threshold,
-            "best_threshold": {"f1": best_threshold(whole), "f2": best_threshold(whole, beta=2)},
-            "overall": _facts(whole, self.threshold),
-            "sets": {name: _facts(members, self.threshold) for name, members in sets.items()},
-            "scenes": [
-                {"set": name, "scene": scene}
-                | asdict(score([reduce(add, members)], self.threshold))
-                for (name, scene), members in self._by_scene().items()
-            ],
-            "sweep": [
-                {"threshold": threshold} | asdict(scores)
-                for threshold, scores in sweep(whole).items()
-            ],
-        }
 
 
 def evaluate(
@@ -265,7 +185,7 @@ def _counted(
             every = slice(None, None, _step(label.shape))
             few = {"y": every, "x": every}
             worst.append(Wrong(example, share, picture.isel(few), thin, label.isel(few)))
-            worst = sorted(worst, key=lambda wrong: wrong.share, reverse=True)[:WORST]
+            worst = sorted(worst, key=lambda wrong: wrong.share, reverse=True)[:_WORST]
         done()
     _warn_of_nothing(tallies)
     return Evaluation(tuple(examples), tuple(tallies), threshold, tuple(worst))
@@ -292,9 +212,8 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[T
 
     def count(one: Block, other: Block, y: int, x: int) -> tuple[Tally, Block]:
         _check_found(one)
-        return tally(one, other), one[
-            -y % step :: step, -x % step :: step
-        ].copy()  # a view keeps all
+        thin = one[-y % step :: step, -x % step :: step]
+        return tally(one, other), thin.copy()  # a view would keep the whole chunk
 
     starts = [np.cumsum([0, *lengths]).tolist() for lengths in found.chunks]
     blocks = zip(found.to_delayed(), truth.to_delayed(), starts[0], strict=False)
@@ -322,28 +241,3 @@ def _check_found(block: Block) -> None:
             f"the mask is {block.dtype} and has the value {block[~known][0]}: a mask is uint8 with "
             "0, 1 and 255, a probability floating, 0 to 1 and NaN"
         )
-
-
-def _row(name: str, scene: str, tallies: Sequence[Tally], threshold: float) -> dict[str, Any]:
-    total = reduce(add, tallies)
-    row = {
-        "set": name,
-        "scene": scene,
-        "clear": int(total.clear.sum()),
-        "cloud": int(total.cloud.sum()),
-        **asdict(score(tallies, threshold)),
-    }
-    known = intervals(tallies, threshold)
-    for each in fields(Scores):
-        row[f"{each.name}_low"], row[f"{each.name}_high"] = known.get(each.name, (None, None))
-    return row
-
-
-def _facts(scenes: Sequence[Tally], threshold: float) -> dict[str, Any]:
-    total = reduce(add, scenes)
-    return {
-        "scenes": len(scenes),
-        "pixels": total.pixels,
-        **asdict(score(scenes, threshold)),
-        "intervals": intervals(scenes, threshold),
-    }

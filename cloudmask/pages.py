@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from cloudmask.evaluation import Evaluation, Wrong
 from cloudmask.mask import threshold
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
+from cloudmask.results import Evaluation, Wrong
 from cloudmask.write import check_folder_of, replacing, without_nan, write_json
 
 

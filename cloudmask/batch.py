@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cloudmask.errors import first_line
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_remote, read_json
 from cloudmask.readers.protocol import version_of
 from cloudmask.readers.raster import files_of
 from cloudmask.report import CloudCover
@@ -139,23 +139,13 @@ def segment_many(
     (folder / _NOTES).mkdir(exist_ok=True)
 
     def one(scene: str, output: Path) -> Outcome:
-        note = folder / _NOTES / f"{output.name}.json"
-        made_from = _fingerprint(scene, options)
-        if resume and output.exists() and (known := _read_note(note, made_from)):
-            if known["outcome"] is None:
-                output.unlink()  # ours, but a run was killed before it could say so
-            elif known.get("output") == _version(output):  # not what a later run put there
-                return Outcome(**known["outcome"] | {"status": "kept"})
-        is_new = not output.exists()
-        if is_new:
-            write_json(note, {"made_from": made_from, "outcome": None})
-        outcome = _segment_one(scene, output, segment)
-        if outcome.status == "done":
-            made = {"output": _version(output), "outcome": asdict(outcome)}
-            write_json(note, {"made_from": made_from} | made)
-        elif is_new:
-            note.unlink()  # or what somebody else puts there would be taken for ours
-        return outcome
+        begun = time.perf_counter()
+        try:
+            return _segment_one(scene, output, segment, options, resume=resume)
+        except Exception as error:  # whatever it is, it is this scene's
+            logger.debug("traceback", exc_info=True)
+            seconds = round(time.perf_counter() - begun, 2)
+            return Outcome(scene, str(output), None, None, seconds, "failed", first_line(error))
 
     done: list[Outcome] = []
     order = {scene: number for number, scene in enumerate(scenes)}
@@ -182,16 +172,40 @@ def _beside(
             future.cancel()
 
 
-def _segment_one(scene: str, output: Path, segment: Callable[[str, Path], CloudCover]) -> Outcome:
+def _segment_one(
+    scene: str,
+    output: Path,
+    segment: Callable[[str, Path], CloudCover],
+    options: dict[str, Any],
+    *,
+    resume: bool,
+) -> Outcome:
+    """Make an output, with a note on it; or keep it, where its note says that it is finished."""
     begun = time.perf_counter()
+    note = output.parent / _NOTES / f"{output.name}.json"
+    made_from = _fingerprint(scene, options)
+    if resume and output.exists() and (known := _read_note(note, made_from)):
+        if known["outcome"] is None:
+            output.unlink()  # ours, but a run was killed before it could say so
+        elif known.get("output") == _version(output):  # not what a later run put there
+            here = {"scene": scene, "output": str(output), "status": "kept"}
+            return Outcome(**known["outcome"] | here)
+    is_new = not output.exists()
+    if is_new:
+        write_json(note, {"made_from": made_from, "outcome": None})
     try:
         cover = segment(scene, output)
-    except Exception as error:  # whatever it is, it is this scene's
-        logger.debug("traceback", exc_info=True)
-        seconds = round(time.perf_counter() - begun, 2)
-        return Outcome(scene, str(output), None, None, seconds, "failed", first_line(error))
+    except Exception:
+        if is_new:
+            note.unlink(missing_ok=True)  # or what somebody else puts there would be taken for ours
+        raise
     seconds = round(time.perf_counter() - begun, 2)
-    return Outcome(scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done")
+    outcome = Outcome(
+        scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done"
+    )
+    made = {"output": _version(output), "outcome": asdict(outcome)}
+    write_json(note, {"made_from": made_from} | made)
+    return outcome
 
 
 def _fingerprint(scene: str, options: dict[str, Any]) -> str:
@@ -209,10 +223,11 @@ def _version(output: Path) -> str:
 
 
 def _read_note(note: Path, made_from: str) -> dict[str, Any] | None:
-    """A note on an output that was made, or begun, from the same."""
-    if not note.exists():
+    """A note on an output that was made, or begun, from the same; none that cannot be read."""
+    try:
+        known = read_json(note, "made_from", "outcome", cure="remove it")
+    except (OSError, ValueError):
         return None
-    known: dict[str, Any] = json.loads(note.read_text())
     return known if known["made_from"] == made_from else None
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ def layout(size: int, chunk: int, *, stride: int = 1, overlap: int = 0) -> tuple
             return (length,) * whole + ((rest,) if rest else ())
     whole, rest = divmod(size, longest)
     return (longest,) * (whole - 1) + (longest + rest,)
+
+
+def edges(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Where chunks of these lengths begin, and where the last one ends."""
+    return tuple(accumulate(lengths, initial=0))
 
 
 def is_layout(chunks: Sequence[int], *, stride: int = 1, overlap: int = 0) -> bool:

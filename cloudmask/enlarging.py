@@ -79,7 +79,7 @@ def enlarge(
             f"{fine.height} × {fine.width} px do not cover the same area: pass the scene that "
             "the array was made from"
         )
-    if fine.height < coarse.height or fine.width < coarse.width:
+    if coarse.is_finer(fine):
         raise ValueError("the scene is coarser than the array: leave out `like`")
 
     pieces = _squares(coarse, fine)
@@ -101,8 +101,10 @@ def enlarge(
         cut, da.asarray(array.data), valid, pieces, edges, dtype_of(array, threshold)
     ).rechunk(lengths)
     name, attributes = array.name, array.attrs
+    if not is_mask:
+        attributes = {**attributes, "resampling": resampling}
     if threshold is not None:
-        name, attributes = "mask", mask_attributes(array.attrs, threshold)
+        name, attributes = "mask", mask_attributes(attributes, threshold)
     return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
 
 
@@ -150,15 +152,11 @@ def _whole_rows(coarse: Grid, fine: Grid) -> Chunks:
     return chunks.layout(coarse.height, max(1, rows)), (coarse.width,)
 
 
-def _starts(lengths: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist())
-
-
 def _fine_edges(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
     """Fine pixel where each coarse chunk begins, and the end: integers, so no pixel is lost."""
     sizes = ((coarse.height, fine.height), (coarse.width, fine.width))
     rows, columns = (
-        tuple(edge * large // small for edge in (*_starts(lengths), small))
+        tuple(edge * large // small for edge in chunks.edges(lengths))
         for lengths, (small, large) in zip(pieces, sizes, strict=True)
     )
     return rows, columns
@@ -208,9 +206,9 @@ def _pieces(
     source: tuple[int, ...], lengths: tuple[int, ...], edges: tuple[int, ...]
 ) -> Iterator[_Piece]:
     """Pieces of `lengths` coarse pixels, each with a pixel of halo, where the axis goes on."""
-    begins = np.cumsum((0, *source)).tolist()
+    begins = chunks.edges(source)
     for first, length, (start, stop) in zip(
-        _starts(lengths), lengths, pairwise(edges), strict=True
+        chunks.edges(lengths)[:-1], lengths, pairwise(edges), strict=True
     ):
         top, bottom = max(first - 1, 0), min(first + length + 1, begins[-1])
         found = {

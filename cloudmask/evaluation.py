@@ -11,12 +11,13 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from cloudmask.chunks import Block
+from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of
 from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
+from cloudmask.mask import check_threshold
 from cloudmask.planes import open_label
 from cloudmask.prediction import predict
 from cloudmask.results import Evaluation, Wrong
@@ -61,8 +62,10 @@ def evaluate(
     Raises
     ------
     ValueError
-        Shapes or places differ, the label is no label, or the mask no mask.
+        Shapes or places differ, the label is no label, the mask no mask, or the threshold outside 0
+        to 1.
     """
+    check_threshold(threshold)
     truth = classes_of(label, Reading(cloud=cloud), "the label")
     found, _ = _tally_pair(_without_declared(mask), truth, "the label")
     _warn_of_nothing([found])
@@ -102,6 +105,8 @@ def evaluate_model(
     ValueError, OSError
         One line, before the model runs.
     """
+    if threshold is not None:
+        check_threshold(threshold)
     reading = reading or Reading()
 
     def see(example: Example) -> Seen:
@@ -215,7 +220,7 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[T
         thin = one[-y % step :: step, -x % step :: step]
         return tally(one, other), thin.copy()  # a view would keep the whole chunk
 
-    starts = [np.cumsum([0, *lengths]).tolist() for lengths in found.chunks]
+    starts = [edges(lengths) for lengths in found.chunks]
     blocks = zip(found.to_delayed(), truth.to_delayed(), starts[0], strict=False)
     (counted,) = dask.compute(
         [

@@ -12,7 +12,6 @@ from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
-_WEB_MERCATOR = 3857
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Grid:
             metres_y, metres_x = _metres_per_degree(latitude)
         else:
             metres_y = _metres_per_unit(self.crs)
-            if self.crs.to_epsg() == _WEB_MERCATOR:  # Snyder 1987, eq. 7-2: metres at the equator
+            if _is_mercator(self.crs):  # Snyder 1987, eq. 7-2: metres at the equator
                 _, northing = t @ (self.width / 2, self.height / 2)
                 metres_y /= math.cosh(northing / _SEMI_MAJOR)
             metres_x = metres_y
@@ -72,6 +71,10 @@ class Grid:
             if math.hypot(x - column * fine.width, y - row * fine.height) > 0.01:
                 return False
         return True
+
+    def is_finer(self, other: "Grid") -> bool:
+        """Whether a grid of the same bounds has more pixels than another, on either axis."""
+        return self.height > other.height or self.width > other.width
 
     def lies_elsewhere(self, other: "Grid") -> bool:
         """Whether a grid of as many pixels is another one; not told where either has no CRS."""
@@ -116,6 +119,13 @@ def _metres_per_unit(crs: CRS) -> float:
         return float(crs.linear_units_factor[1])
     except CRSError:
         return 1.0
+
+
+def _is_mercator(crs: CRS) -> bool:
+    """Whether it is Mercator's projection: that of the web has many codes, or none."""
+    conversion = crs.to_dict(projjson=True).get("conversion", {})
+    name = conversion.get("method", {}).get("name", "")
+    return str(name).startswith(("Mercator", "Popular Visualisation Pseudo Mercator"))
 
 
 def _metres_per_degree(latitude: float) -> tuple[float, float]:

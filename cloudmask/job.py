@@ -15,8 +15,15 @@ from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
 from cloudmask.readers.raster import files_of
 from cloudmask.registry import CloudModel
-from cloudmask.report import CloudCover, cloud_cover, quicklook, quicklook_factor, thin_out
-from cloudmask.scene import open_scene
+from cloudmask.report import (
+    CloudCover,
+    cloud_cover,
+    is_quicklook,
+    quicklook,
+    quicklook_factor,
+    thin_out,
+)
+from cloudmask.scene import check_radiometry, open_scene
 from cloudmask.write import check_output, write_cog, write_png, write_zarr
 
 _WRITERS: dict[str, Callable[..., None]] = {
@@ -81,6 +88,7 @@ class Job:
                 f"{self.out} cannot be resumed, a COG is written anew: leave out --resume, or let "
                 "it end in .zarr"
             )
+        check_radiometry(self.plan.dtype, self.scale, self.stretch)
         self._check_outputs()
 
     def _check_outputs(self) -> None:
@@ -94,7 +102,8 @@ class Job:
         for output in outputs:
             if _is_same(output, self.scene):
                 raise ValueError(f"{output} is the scene itself: choose another name")
-            check_output(output, overwrite=self.overwrite or self.resume)
+            is_ours = self.resume and (output == self.out or is_quicklook(output))
+            check_output(output, overwrite=self.overwrite or is_ours)
 
     @property
     def cut(self) -> float:
@@ -178,8 +187,8 @@ def check_choices(
 
 
 def _is_same(output: Path, scene: str) -> bool:
-    if is_remote(output) or is_remote(scene):
+    if is_remote(output):
         return str(output) == scene
-    if not (output.exists() and Path(scene).exists()):
+    if not output.exists():
         return False
     return any(output.samefile(file) for file in files_of(scene) if Path(file).exists())

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.augment import Source
-from cloudmask.chunks import Block
+from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.grid import grid_of
@@ -19,7 +19,7 @@ from cloudmask.manifest import Example
 from cloudmask.planes import open_label
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_scene
-from cloudmask.stretch import check_percentile, from_scale
+from cloudmask.stretch import check_stretch
 
 CHUNK = 1024
 """Height and width of a chunk, read whole for a few patches."""
@@ -41,12 +41,7 @@ class Reading:
     declares as nodata: not scored. None: labels are 0, 1 and 255."""
 
     def __post_init__(self) -> None:
-        if self.scale is not None and self.stretch is not None:
-            raise ValueError("scale and stretch are both given: choose one")
-        if self.scale is not None:
-            from_scale(self.scale, 1)
-        if self.stretch is not None:
-            check_percentile(self.stretch)
+        check_stretch(self.scale, self.stretch)
         outside = [value for value in self.cloud or () if not 0 <= value <= NODATA]
         if outside:
             raise ValueError(f"cloud is {outside[0]}: values of a label are 0 to {NODATA}")
@@ -128,8 +123,8 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk
         counts = dask.compute(*[dask.delayed(_count)(b) for b in data.to_delayed().ravel()])
         windows = [
             (rows, columns)
-            for rows in _bounds(data.chunks[0])
-            for columns in _bounds(data.chunks[1])
+            for rows in pairwise(edges(data.chunks[0]))
+            for columns in pairwise(edges(data.chunks[1]))
         ]
         for (rows, columns), (clear, cloud) in zip(windows, counts, strict=True):
             if cloud + clear:
@@ -204,7 +199,3 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
 def _count(classes: Block) -> tuple[int, int]:
     """Pixels that are clear, and those that are cloud."""
     return int((classes == CLEAR).sum()), int((classes == CLOUD).sum())
-
-
-def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(pairwise(np.cumsum([0, *lengths]).tolist()))

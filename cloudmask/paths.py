@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 
 def is_zarr(path: str | Path) -> bool:
@@ -18,6 +19,11 @@ def is_remote(path: str | Path) -> bool:
 def is_local(path: str | Path) -> bool:
     """Whether a path names what this machine's file system holds: no URL, no GDAL's /vsi… path."""
     return not is_remote(path) and not str(path).startswith("/vsi")
+
+
+def without_scheme(path: str) -> str:
+    """The path of a file:// URL; all else as it is."""
+    return unquote(urlsplit(path).path) if path.lower().startswith("file://") else path
 
 
 def locate(path: str | Path) -> Path:

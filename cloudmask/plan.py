@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cloudmask import chunks
 from cloudmask.grid import Grid
 from cloudmask.models import ARCHITECTURES
@@ -13,6 +15,7 @@ from cloudmask.prediction import check_overlap, step_and_depth
 from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
 from cloudmask.scene import default_chunk, model_grid, scene_dtype
+from cloudmask.stretch import check_stretch
 from cloudmask.windows import Chunks
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ class Plan:
     memory: int
     """Bytes that the process will take at its peak, roughly: in float32, where one forward pass
     takes as much as those side by side in 16 bits."""
+    dtype: np.dtype[Any]
+    """Of the scene's stored values."""
 
     @property
     def chunk(self) -> int:
@@ -116,6 +121,7 @@ def plan_scene(
     ------
     ValueError, OSError
     """
+    check_stretch(scale, stretch)
     reader = open_reader(path, bands, nodata)
     native = reader.grid
     if gsd is None and resize_factor is None:
@@ -146,7 +152,7 @@ def plan_scene(
     strip = strip_bytes(model.architecture, "float32", *sides)
     passes = side_by_side(model.architecture, "float32") * min(once, strip)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
-    return Plan(native, grid, (rows, columns), halo, memory)
+    return Plan(native, grid, (rows, columns), halo, memory, reader.dtype)
 
 
 def _cut(shape: tuple[int, int], longest: int, parts: int) -> list[int]:

@@ -1,7 +1,6 @@
 """From a scene to a probability and a mask: DataArray in, lazy DataArray out."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
@@ -69,7 +68,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     scene = scene.transpose(..., "band", "y", "x")
     step, depth = step_and_depth(scene.dtype, model.stride, halo)
     pixels = _laid_out(da.asarray(scene.data), step, depth)
-    blocks = Blocks(model, halo, depth - halo, tuple(map(_starts, pixels.chunks[-2:])))
+    blocks = Blocks(model, halo, depth - halo, tuple(map(chunks.edges, pixels.chunks[-2:])))
     meta = np.empty((0,) * (pixels.ndim - 1), "float32")
     windows = scene.encoding.get(WINDOWS)
     if windows is not None and windows.are_of(pixels) and not windows.is_striped:
@@ -101,6 +100,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
             "units": "1",
             "threshold": model.threshold,
             "overlap": halo,
+            "model_grid": list(scene.shape[-2:]),  # which an enlarged mask does not show
             **{k: v for k, v in scene.attrs.items() if str(k).startswith("scene_")},
             **getattr(model, "provenance", {"model": model.name}),
         },
@@ -180,7 +180,3 @@ def _overlapped(pixels: da.Array, depth: int) -> da.Array:
         boundary="none",
         allow_rechunk=False,
     )
-
-
-def _starts(lengths: Sequence[int]) -> tuple[int, ...]:
-    return tuple(np.cumsum([0, *lengths]).tolist())

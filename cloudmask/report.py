@@ -9,14 +9,16 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.paths import destination
+from cloudmask.paths import destination, is_remote
 from cloudmask.stretch import brightened
-from cloudmask.write import replacing
+from cloudmask.write import check_folder_of, replacing
 
 _QUICKLOOK_SIDE = 1200
+_SOFTWARE = "cloudmask quicklook"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class CloudCover:
     @property
     def nodata_percent(self) -> float:
         """Nodata among all pixels, 0 to 100."""
-        return 100 * self.nodata / (self.clear + self.cloud + self.nodata)
+        return 100 * self.nodata / max(1, self.clear + self.cloud + self.nodata)
 
 
 def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
@@ -55,7 +57,7 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     Raises
     ------
     ValueError
-        `mask` is a probability.
+        `mask` is a probability, or holds other values.
     """
     _check_mask(mask)
     data = da.asarray(mask.data)
@@ -66,7 +68,11 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
 
 
 def _count(mask: Block) -> list[int]:
-    return [int(np.count_nonzero(mask == value)) for value in (CLEAR, CLOUD, NODATA)]
+    counts = [int(np.count_nonzero(mask == value)) for value in (CLEAR, CLOUD, NODATA)]
+    if sum(counts) < mask.size:
+        other = mask[~np.isin(mask, (CLEAR, CLOUD, NODATA))].flat[0]
+        raise ValueError(f"the mask holds {other}: a mask is 0 clear, 1 cloud, 255 nodata")
+    return counts
 
 
 def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwargs: Any) -> None:
@@ -87,7 +93,12 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     ------
     ValueError
         `mask` has another shape, or is a probability.
+    OSError
+        The folder is not there, or cannot be written in.
     """
+    path = destination(path)
+    if not is_remote(path):
+        check_folder_of(path)
     _check_mask(mask)
     if mask.shape != scene.shape[1:]:
         raise ValueError(
@@ -102,9 +113,24 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     painted[values == NODATA] = (128, 128, 128)
     gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
     picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=1))
-    path = destination(path)
     with replacing(path) as work:
-        picture.save(work / path.name, format="PNG")
+        picture.save(work / path.name, format="PNG", pnginfo=_signed())
+
+
+def is_quicklook(path: Path) -> bool:
+    """Whether a file is a picture that `quicklook` drew."""
+    try:
+        with path.open("rb") as file, Image.open(file) as picture:
+            return picture.info.get("Software") == _SOFTWARE
+    except (OSError, ValueError):  # no file, or no picture
+        return False
+
+
+def _signed() -> PngInfo:
+    """What tells a quicklook from other pictures."""
+    text = PngInfo()
+    text.add_text("Software", _SOFTWARE)
+    return text
 
 
 def quicklook_factor(height: int, width: int) -> float:

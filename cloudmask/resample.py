@@ -63,6 +63,11 @@ def average_of(
     return np.concatenate(parts, axis=1)
 
 
+def rounded(mean: Block) -> Block:
+    """Whole numbers, halves upwards, as GDAL rounds the mean of integers; NaN stays."""
+    return np.floor(mean + np.float32(0.5))
+
+
 def nan_in_all_bands(values: Block) -> Block:
     """NaN in all bands of (band, y, x) `values` where it is in one; in place."""
     if values.dtype.kind == "f":

@@ -1,7 +1,6 @@
 """The folder of a training run: refused early, made late, and taken back if nothing came of it."""
 
 import json
-import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,13 +10,10 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-import locket
-
+from cloudmask.locks import alone
 from cloudmask.paths import read_json
 from cloudmask.registry import CARD
 from cloudmask.write import full_disk, write_json
-
-logger = logging.getLogger(__name__)
 
 CONFIG, HISTORY = "config.json", "history.json"
 
@@ -114,30 +110,6 @@ def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a run that another process is training: each would take the other's files away."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = locket.lock_file(str(path), timeout=0)
-    try:
-        lock.acquire()
-    except locket.LockError as error:
-        raise FileExistsError(
-            f"{folder} is being trained by another process: wait for it, or choose another name"
-        ) from error
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        logger.warning("%s: its file system has no locks, train it but once (%s)", folder, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        path.unlink()
-        lock.release()
-
-
-@contextmanager
 def run_folder(
     folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Iterator[None]:
@@ -147,7 +119,9 @@ def run_folder(
     before the first epoch was, all is as before; an interrupted run can be resumed. One process at
     a time: a FileExistsError in all others.
     """
-    with _alone(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"{folder} is being trained by another process: wait for it, or choose another name"
+    with alone(folder, refusal):
         yield from _filling(folder, config, resume=resume, overwrite=overwrite)
 
 

@@ -92,7 +92,13 @@ def open_scene(
     if grid is not None and (gsd is not None or resize_factor is not None):
         raise ValueError("grid is given with gsd or resize_factor: choose one")
     reader = open_reader(str(path), tuple(bands), nodata)
-    grid = grid or model_grid(reader.grid, gsd, resize_factor)
+    if grid is None:
+        grid = model_grid(reader.grid, gsd, resize_factor)
+    elif not reader.grid.same_bounds(grid) or grid.is_finer(reader.grid):
+        raise ValueError(
+            f"the grid of {grid.height} × {grid.width} px is finer than the scene's, or elsewhere: "
+            "leave it out, and give gsd or resize_factor"
+        )
     limits = _radiometry(reader, scale, stretch)
     dtype = scene_dtype(reader, is_rescaled=limits is not None)
     chunk = default_chunk(dtype, max(grid.height, grid.width)) if chunk is None else chunk
@@ -177,19 +183,27 @@ def model_grid(native: Grid, gsd: float | None, resize_factor: float | None) -> 
     return native.coarser(*(max(1.0, gsd / own) for own in native.gsd))
 
 
+def check_radiometry(dtype: np.dtype[Any], scale: float | None, stretch: float | None) -> None:
+    """Refuse a scale or a stretch that cannot be, and a scene of `dtype` that needs one.
+
+    Raises
+    ------
+    ValueError
+    """
+    radiometry.check_stretch(scale, stretch)
+    if scale is None and stretch is None and dtype != np.uint8:
+        raise ValueError(
+            f"the scene is {dtype}, not uint8: give the value that maps to 255 (scale, "
+            "such as 10000 for reflectance × 10,000) or a percentile to clip (stretch, such as 2)"
+        )
+
+
 def _radiometry(
     reader: Reader, scale: float | None, percent: float | None
 ) -> radiometry.Stretch | None:
-    if scale is not None and percent is not None:
-        raise ValueError("scale and stretch are both given: choose one")
+    check_radiometry(reader.dtype, scale, percent)
     if scale is not None:
         return radiometry.from_scale(scale, len(reader.bands))
     if percent is not None:
-        radiometry.check_percentile(percent)
         return radiometry.from_percentiles(reader.sample(_SAMPLE_SIDE), percent)
-    if reader.dtype != np.uint8:
-        raise ValueError(
-            f"the scene is {reader.dtype}, not uint8: give the value that maps to 255 (scale, "
-            "such as 10000 for reflectance × 10,000) or a percentile to clip (stretch, such as 2)"
-        )
     return None

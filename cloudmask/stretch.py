@@ -1,5 +1,6 @@
 """Radiometry: from a scene's own values to 0–255, by one rule for the whole scene."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,21 @@ class Stretch:
         return np.clip(scaled, 0, 255, out=scaled)
 
 
+def check_stretch(scale: float | None, percent: float | None) -> None:
+    """Refuse what is no scale, no percentile to clip at both ends, or both, with a ValueError."""
+    if scale is not None and percent is not None:
+        raise ValueError("scale and stretch are both given: choose one")
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise ValueError(
+            f"scale is {scale}: give the positive value that maps to 255, such as 10000"
+        )
+    if percent is not None and not 0 <= percent <= 49:
+        raise ValueError(
+            f"stretch is {percent}: give the percentile to clip at each end, 0 to 49 "
+            "(2 is light, 5 medium, 10 heavy)"
+        )
+
+
 def from_scale(scale: float, bands: int) -> Stretch:
     """Map 0 … `scale` to 0 … 255 in every band, `scale` in the scene's own units.
 
@@ -32,10 +48,7 @@ def from_scale(scale: float, bands: int) -> Stretch:
     ValueError
         `scale` is not a positive number.
     """
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(
-            f"scale is {scale}: give the positive value that maps to 255, such as 10000"
-        )
+    check_stretch(scale, None)
     return Stretch((0.0,) * bands, (float(scale),) * bands)
 
 
@@ -45,15 +58,6 @@ def brightened(pixels: Block) -> Block:
     known = values[np.isfinite(values)]
     brightest = max(1.0, float(np.percentile(known, 99.5))) if known.size else 255.0
     return np.nan_to_num(np.clip(values * (255 / brightest), 0, 255)).astype("uint8")
-
-
-def check_percentile(percent: float) -> None:
-    """Refuse a stretch outside 0–49 percent with a ValueError."""
-    if not 0 <= percent <= 49:
-        raise ValueError(
-            f"stretch is {percent}: give the percentile to clip at each end, 0 to 49 "
-            "(2 is light, 5 medium, 10 heavy)"
-        )
 
 
 def from_percentiles(sample: Block, percent: float) -> Stretch:
@@ -66,7 +70,7 @@ def from_percentiles(sample: Block, percent: float) -> Stretch:
     percent : float
         0 to 49; 2 is light, 5 medium, 10 heavy.
     """
-    check_percentile(percent)
+    check_stretch(None, percent)
     low, high = [], []
     for band in sample:
         values = band[np.isfinite(band)]

@@ -9,7 +9,7 @@ import numpy as np
 from dask.array.core import Array
 from dask.blockwise import Blockwise
 
-from cloudmask.chunks import Block, layout
+from cloudmask.chunks import Block, edges, layout
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader
 
@@ -74,7 +74,7 @@ def open_lazily(
             _READ_SIDE**2 // native.width * grid.height // native.height,
         )
         read_chunks = (layout(grid.height, max(1, rows)), (grid.width,))
-    bounds = [np.concatenate([[0], np.cumsum(lengths)]).tolist() for lengths in read_chunks]
+    bounds = [edges(lengths) for lengths in read_chunks]
 
     def load_block(block_id: tuple[int, int, int]) -> Block:
         _, i, j = block_id

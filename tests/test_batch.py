@@ -283,9 +283,37 @@ def test_a_disk_too_full_for_the_summary_is_one_line_that_names_it(tmp_path):
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(OSError, match=r"a\.tif\.json cannot be written, the disk is full"):
+        with pytest.raises(OSError, match=r"summary\.csv cannot be written, the disk is full"):
             list(segment_many(["a.tif"], [tmp_path / "a.tif"], segment, {}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, kept)
         signal.signal(signal.SIGXFSZ, before)
     assert [path.name for path in (tmp_path / ".cloudmask").iterdir()] == ["a.tif.json"]
+
+
+def test_a_name_or_a_note_that_cannot_be_read_is_its_scenes_only(tmp_path):
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    scenes = [f"{'long' * 80}.tif", "a.tif", "b.tif"]
+    outputs = [tmp_path / name for name in ("long.tif", "a.tif", "b.tif")]
+    begun = list(segment_many(scenes, outputs, segment, {}, resume=True))
+    assert [one.status for one in begun] == ["failed", "done", "done"]
+    assert "name too long" in begun[0].error
+    (tmp_path / ".cloudmask" / "a.tif.json").write_text("")
+    again = list(segment_many(scenes, outputs, segment, {}, resume=True))
+    assert [one.status for one in again] == ["failed", "done", "kept"]
+
+
+def test_a_folder_that_was_renamed_is_kept_under_its_new_name(tmp_path):
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    (tmp_path / "old").mkdir()
+    list(segment_many(["a.tif"], [tmp_path / "old" / "a.tif"], segment, {}))
+    (tmp_path / "old").rename(tmp_path / "new")
+    out = tmp_path / "new" / "a.tif"
+    (kept,) = segment_many(["a.tif"], [out], segment, {}, resume=True)
+    assert (kept.status, kept.output) == ("kept", str(out))

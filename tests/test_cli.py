@@ -270,6 +270,21 @@ def test_info_refuses_what_segment_refuses(folder):
     done = run("info", "scene.tif", "--gsd", "native", "--resize-factor", "2", cwd=folder)
     assert done.returncode != 0
     assert "--gsd and --resize-factor are both given" in done.stderr
+    for options, words in [
+        (("--scale", "-5"), "scale is -5.0: give the positive value"),
+        (("--stretch", "80"), "stretch is 80.0: give the percentile"),
+    ]:
+        done = run("info", "scene.tif", *options, cwd=folder)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_info_tells_what_segment_would_ask_for(tmp_path, make_scene):
+    make_scene(np.ones((3, 20, 30), "uint16"))
+    done = run("info", "scene.tif", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "the scene is uint16, not uint8: give the value that maps to 255" in done.stderr
+    assert "20 × 30 px, 3 bands of uint16" in done.stdout
 
 
 def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):
@@ -368,6 +383,19 @@ REFUSED = {
         ("segment", "scene.vrt", "scene.tif", "--overwrite"),
         "is the scene itself",
     ),
+    "out is the scene's URL": (
+        ("segment", "file://{folder}/scene.tif", "scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
+    "out holds the scene": (
+        ("segment", "GTIFF_DIR:1:scene.tif", "scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
+    "nodata": ((*SCENE_OUT, "--nodata", "300"), "no pixel of uint8 is: give a whole number"),
+    "look is no look": (
+        ("segment", "scene.tif", "new.zarr", "--resume", "--quicklook", "old.png"),
+        "old.png exists",
+    ),
     "look exists": ((*SCENE_OUT, "--quicklook", "old.png"), "old.png exists"),
     "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass"),
     "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass"),
@@ -377,6 +405,10 @@ REFUSED = {
     "damaged model": ((*SCENE_OUT, "--model", "model.weights.h5"), "not an HDF5 weight file"),
     "missing model": ((*SCENE_OUT, "--model", "none.weights.h5"), "does not exist"),
     "uint16": (("segment", "deep.tif", "out.tif"), "uint16, not uint8: give the value"),
+    "uint16 for workers": (
+        ("segment", "deep.tif", "out.tif", "--workers", "1"),
+        "uint16, not uint8: give the value",
+    ),
     "scale 0": (("segment", "deep.tif", "out.tif", "--scale", "0"), "scale is 0"),
     "stretch 50": (("segment", "deep.tif", "out.tif", "--stretch", "50"), "0 to 49"),
     "both": (("segment", "deep.tif", "out.tif", "--scale", "9", "--stretch", "2"), "choose one"),
@@ -399,7 +431,7 @@ REFUSED = {
 def test_bad_input_is_one_line_exit_2_and_nothing_written(pantry, case):
     arguments, words = REFUSED[case]
     before = listing(pantry)
-    done = run(*arguments, cwd=pantry)
+    done = run(*(word.replace("{folder}", str(pantry)) for word in arguments), cwd=pantry)
     assert words in done.stderr
     assert done.stderr.startswith("cloudmask: ")
     assert done.stderr.count("\n") == 1

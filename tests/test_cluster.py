@@ -358,6 +358,27 @@ def test_rows_of_few_chunks_leave_no_worker_idle(tmp_path):
         stream(tall, lambda *_: None, "mask")
 
 
+def test_workers_that_come_later_get_work(tmp_path):
+    def busy(block, block_id=None):
+        own = Path(tmp_path, str(block_id[0]))
+        own.touch()
+        block = block + len(list(tmp_path.iterdir()))
+        time.sleep(0.2)
+        own.unlink()
+        return block
+
+    tall = da.zeros((60, 1), dtype="uint8", chunks=1).map_blocks(busy, dtype="uint8")
+    at_once = []
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        cluster.scale(4)
+        stream(tall, lambda _, block: at_once.append(int(block.max())), "mask")
+    assert len(at_once) == 60
+    assert max(at_once) > 2
+
+
 def test_what_a_row_needs_is_all_that_is_sent_with_it(cluster, monkeypatch):
     sent, compute = [], Client.compute
 

@@ -314,3 +314,11 @@ def test_uint16_needs_its_scale_before_any_pixel_is_read(make_scene, rng):
         assert whole.tallies[0].squared_error == each.tallies[0].squared_error
     with pytest.raises(ValueError, match="scale and stretch are both given"):
         Reading(scale=10_000, stretch=5)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 5, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold):
+    with pytest.raises(ValueError, match=r"threshold is .*: give a probability from 0 to 1"):
+        evaluate(plane([[0, 1]]), plane([[0, 1]]), threshold=threshold)
+    with pytest.raises(ValueError, match=r"threshold is .*: give a probability from 0 to 1"):
+        evaluate_model(FakeModel(), [], threshold=threshold)

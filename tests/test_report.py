@@ -4,7 +4,7 @@ import xarray as xr
 from PIL import Image
 
 from cloudmask import cloud_cover, quicklook
-from cloudmask.report import quicklook_factor, thin_out
+from cloudmask.report import is_quicklook, quicklook_factor, thin_out
 
 
 def plane(values):
@@ -119,3 +119,27 @@ def test_a_quicklook_of_another_shape_is_refused(tmp_path):
     mask = xr.DataArray(np.zeros((8, 9), "uint8"), dims=("y", "x"))
     with pytest.raises(ValueError, match="one grid"):
         quicklook(scene, mask, tmp_path / "q.png")
+
+
+def test_a_mask_of_other_values_is_not_counted():
+    with pytest.raises(ValueError, match="the mask holds 7: a mask is 0 clear"):
+        cloud_cover(plane([[0, 7, 1, 255]]))
+
+
+def test_a_quicklook_into_no_folder_is_refused_before_it_is_computed(tmp_path):
+    def never(block):  # noqa: ARG001
+        raise AssertionError
+
+    scene = xr.DataArray(np.zeros((3, 2, 2), "uint8"), dims=("band", "y", "x")).chunk()
+    scene = scene.copy(data=scene.data.map_blocks(never, dtype="uint8", meta=scene.data._meta))
+    with pytest.raises(FileNotFoundError, match=r"the folder .*none does not exist: make it first"):
+        quicklook(scene, plane([[0, 1], [0, 1]]), tmp_path / "none" / "q.png")
+
+
+@pytest.mark.usefixtures("picture")
+def test_a_quicklook_is_known_again_and_other_files_are_none(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert is_quicklook(tmp_path / "q.png")
+    for other in ("photo.png", "text.png", "none.png"):
+        assert not is_quicklook(tmp_path / other)

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
@@ -15,7 +17,18 @@ import xarray as xr
 from conftest import FakeModel
 from distributed import Client, LocalCluster
 
-from cloudmask import load_model, open_scene, predict, segment, threshold, write_zarr
+from cloudmask import (
+    enlarge,
+    load_model,
+    open_label,
+    open_scene,
+    open_valid,
+    predict,
+    segment,
+    threshold,
+    write_zarr,
+)
+from cloudmask.locks import alone
 from cloudmask.sample import write_sample
 
 
@@ -106,9 +119,10 @@ def test_what_was_begun_with_another_option_is_refused(scene, tmp_path, change, 
     assert files(tmp_path) == before
 
 
-def test_nodata_that_is_no_number_is_the_same_when_it_is_read_back(scene, tmp_path):
-    stopped(scene, tmp_path / "m.zarr", nodata=np.nan)
-    write_zarr(mask_of(scene, nodata=np.nan), tmp_path / "m.zarr", resume=True)
+def test_nodata_that_is_no_number_is_the_same_when_it_is_read_back(make_scene, tmp_path):
+    scene = make_scene(np.ones((3, 500, 600), "float32"))
+    stopped(scene, tmp_path / "m.zarr", nodata=np.nan, scale=1)
+    write_zarr(mask_of(scene, nodata=np.nan, scale=1), tmp_path / "m.zarr", resume=True)
     assert (tmp_path / "m.zarr").exists()
 
 
@@ -224,3 +238,63 @@ write_zarr(xr.DataArray(da.from_array(mask, chunks=1000), dims=("y", "x")), sys.
     for name in ("network_first.zarr", "alone.zarr"):
         subprocess.run([sys.executable, "-c", code, name], cwd=tmp_path, check=True)
     assert files(tmp_path / "network_first.zarr") == files(tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"resize_factor": 4}, r"model grid \(\[250, 300\], now"),
+        ({"resampling": "nearest"}, "resampling"),
+    ],
+)
+def test_a_mask_that_was_enlarged_from_another_grid_is_refused(scene, tmp_path, change, key):
+    def mask(resize_factor=2, resampling="bilinear"):
+        seen = predict(open_scene(scene, resize_factor=resize_factor), FakeModel())
+        return enlarge(seen, open_valid(scene), threshold=0.5, resampling=resampling)
+
+    assert mask().data.chunks == mask(**change).data.chunks
+    write_zarr(mask(), tmp_path / "m.zarr")
+    with pytest.raises(ValueError, match=rf"was made from another {key}"):
+        write_zarr(mask(**change), tmp_path / "m.zarr", resume=True)
+
+
+def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_path):
+    noted = tmp_path / ".m.zarr.partial/done/1.0"
+    begun, late = threading.Event(), threading.Event()
+
+    def fails(block, block_id=None):
+        if block_id == (0, 0):
+            begun.wait(30)
+            raise OSError("stopped")
+        begun.set()
+        while not (late.is_set() and noted.exists()):
+            time.sleep(0.01)
+        return block + 1
+
+    def waits(block, block_id=None):
+        late.set()
+        if block_id == (0, 0):
+            while not noted.exists():
+                time.sleep(0.01)
+            time.sleep(0.5)  # in which the task of the first run ends
+        return block
+
+    zeros = da.zeros((8, 4), dtype="uint8", chunks=4)
+    first, second = (
+        xr.DataArray(zeros.map_blocks(hook, dtype="uint8"), dims=("y", "x"))
+        for hook in (fails, waits)
+    )
+    with ThreadPoolExecutor(4) as pool, dask.config.set(pool=pool):
+        with pytest.raises(OSError, match="stopped"):
+            write_zarr(first, tmp_path / "m.zarr")
+        write_zarr(second, tmp_path / "m.zarr")
+    assert not open_label(tmp_path / "m.zarr").any()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_store_is_written_by_one_process_at_a_time(scene, tmp_path, resume):
+    out = tmp_path / "m.zarr"
+    with alone(out, "another"), pytest.raises(FileExistsError, match="is being written by another"):
+        write_zarr(mask_of(scene), out, resume=resume)
+    write_zarr(mask_of(scene), out, resume=resume)
+    assert {path.name for path in tmp_path.iterdir()} == {"m.zarr"}

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import dask
@@ -639,9 +640,37 @@ def test_the_callers_nodata_where_another_band_has_another_type(make_scene, tmp_
     )
 
 
-def test_a_nodata_value_that_no_pixel_can_have_hides_nothing(make_scene, rng):
-    pixels = noise(rng, (3, 20, 30), low=0, high=256)
-    np.testing.assert_array_equal(values_of(open_scene(make_scene(pixels), nodata=-9999)), pixels)
+@pytest.mark.parametrize("nodata", [-9999, 256, 7.5, np.nan, np.inf])
+def test_a_nodata_value_that_no_pixel_can_have_is_refused(make_scene, rng, nodata):
+    path = make_scene(noise(rng, (3, 20, 30), low=0, high=256))
+    with pytest.raises(ValueError, match=r"no pixel of uint8 is: give a whole number from 0 to 25"):
+        open_scene(path, nodata=nodata)
+
+
+def test_a_grid_that_is_not_of_the_scene_is_refused(make_scene, rng):
+    path = make_scene(noise(rng, (3, 20, 30)))
+    own = grid_of(open_scene(path))
+    assert open_scene(path, grid=own.coarser(2, 3)).shape == (3, 10, 10)
+    moved = replace(own, transform=Affine.translation(5, 0) @ own.transform)
+    for other in (moved, own.resized(40, 30), replace(own, crs=CRS.from_epsg(4326))):
+        with pytest.raises(ValueError, match="is finer than the scene's, or elsewhere: leave it"):
+            open_scene(path, grid=other)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_zarr_rounds_means_as_gdal_does(make_scene, tmp_path, rng, dtype, nodata):
+    pixels = noise(rng, (3, 40, 60), dtype)
+    path = make_scene(pixels, nodata=nodata)
+    array = xr.DataArray(pixels, dims=("band", "y", "x"))
+    store = grid_of(open_scene(path, scale=255)).attach(array)
+    store.to_dataset(name="scene").to_zarr(
+        tmp_path / "s.zarr", encoding={"scene": {"_FillValue": nodata}}, zarr_format=2
+    )
+    coarse = [
+        values_of(open_scene(p, scale=255, resize_factor=2)) for p in (path, tmp_path / "s.zarr")
+    ]
+    np.testing.assert_array_equal(*coarse)
 
 
 @reads_files(max_examples=30)

@@ -71,7 +71,7 @@ def segment(
     from cloudmask.paths import locate
     from cloudmask.prediction import check_overlap
     from cloudmask.registry import load_model
-    from cloudmask.stretch import check_percentile
+    from cloudmask.stretch import check_stretch
 
     log_to_stderr(quiet=quiet)
     refuse_both(options, "gsd", "resize_factor")
@@ -86,8 +86,7 @@ def segment(
     parts = min(where["workers"] or _PARTS, _PARTS) if is_cluster else 1
     timeout = options.pop("timeout")
     cluster = _cluster(model, timeout, **where) if is_cluster else nullcontext()
-    if options["stretch"] is not None:
-        check_percentile(options["stretch"])
+    check_stretch(options["scale"], options["stretch"])
     check_overlap(model, options["overlap"])
     if out_dir is None:
         start = time.perf_counter()

@@ -1,5 +1,6 @@
 """`cloudmask info`, `models` and `sample`."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
     """Tell how SCENE would be read: grid, GSD, nodata, overviews and the plan."""
     from cloudmask.plan import plan_scene
     from cloudmask.registry import load_model
-    from cloudmask.scene import describe
+    from cloudmask.scene import check_radiometry, describe
 
     log_to_stderr(quiet=False)
     refuse_both(options, "gsd", "resize_factor")
     refuse_both(options, "scale", "stretch")
     model = load_model(options.pop("model"))
     plan = plan_scene(scene, model, **options)
+    try:
+        check_radiometry(plan.dtype, options["scale"], options["stretch"])
+    except ValueError as error:  # what else the scene is can be told all the same
+        logging.getLogger("cloudmask").warning("%s", error)
     facts = describe(scene, options["bands"], options["nodata"]) | {
         "model": model.name,
         **plan.to_dict(),

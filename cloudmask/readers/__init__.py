@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cloudmask.paths import is_local, is_zarr
+from cloudmask.paths import is_local, is_zarr, without_scheme
 from cloudmask.readers.protocol import Reader, listed
 from cloudmask.readers.raster import open_raster
 from cloudmask.readers.zarr import open_zarr
@@ -20,6 +20,7 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     """
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
+    path = without_scheme(path)
     is_dataset = re.match(r"[A-Z][A-Z0-9_]+:", path) is not None  # GDAL's name of a part of a file
     if is_local(path) and (not is_dataset or Path(path).exists()):
         if not Path(path).exists():

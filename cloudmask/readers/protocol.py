@@ -68,6 +68,18 @@ def version_of(path: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
 
 
+def check_nodata(nodata: float | None, dtype: np.dtype[Any]) -> None:
+    """Refuse a nodata value that no pixel of `dtype` can have, with a ValueError."""
+    if nodata is None or dtype.kind not in "ui":
+        return
+    limits = np.iinfo(dtype)
+    if not (limits.min <= nodata <= limits.max and float(nodata).is_integer()):
+        raise ValueError(
+            f"nodata is {nodata:g}, which no pixel of {dtype} is: give a whole number from "
+            f"{limits.min} to {limits.max}, or leave it out"
+        )
+
+
 def listed(bands: tuple[int, ...]) -> str:
     """Band numbers for a message."""
     return ", ".join(map(str, bands)) or "none"

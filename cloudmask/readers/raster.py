@@ -23,8 +23,8 @@ from cloudmask.chunks import Block
 from cloudmask.constants import GDAL_CACHE
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.paths import is_local, is_remote, is_zarr
-from cloudmask.readers.protocol import DTYPES, HANDLES, listed, version_of
+from cloudmask.paths import is_local, is_remote, is_zarr, without_scheme
+from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
 from cloudmask.stopwatch import timed
 
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
@@ -88,7 +88,7 @@ class RasterReader:
 
         mean = resample.average_of(values, self.grid, rows, columns, factor_y, factor_x)
         if self.dtype.kind in "ui":
-            mean = np.floor(mean + np.float32(0.5))
+            mean = resample.rounded(mean)
         return mean if self.can_be_nodata else mean.astype(self.dtype)
 
     def sample(self, side: int) -> Block:
@@ -217,6 +217,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
                 f"{', '.join(DTYPES)} (gdal_translate -ot)"
             )
         dtype = np.dtype(dtypes.pop())
+        check_nodata(nodata, dtype)
         crs, transform = dataset.crs, dataset.transform
         flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
         name = path
@@ -238,8 +239,10 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
 
 
 def files_of(path: str) -> list[str]:
-    """The file, and those that it is put together from if it is a VRT."""
-    if not path.lower().endswith(".vrt") or not Path(path).exists():
+    """The file, and those that it is put together from if it is a VRT or GDAL's name of a part."""
+    path = without_scheme(path)
+    is_file = Path(path).exists() and not path.lower().endswith(".vrt")
+    if is_file or not is_local(path) or is_zarr(path):
         return [path]
     try:
         with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
@@ -253,6 +256,7 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
 
     Empty where `grid` is not the scene's own, and for a Zarr store or what is no longer there.
     """
+    scene = without_scheme(scene)
     if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
         return {}
     with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(scene) as dataset:
@@ -266,8 +270,9 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
 
 
 def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:
-    is_whole = dataset.driver != "VRT"
-    return [path] if is_whole else [file for file in dataset.files if not file.endswith(".aux.xml")]
+    if dataset.driver != "VRT" and Path(path).exists():
+        return [path]
+    return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool) -> str:

@@ -12,7 +12,7 @@ from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, grid_of
-from cloudmask.readers.protocol import DTYPES, HANDLES, listed, version_of
+from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
 from cloudmask.stopwatch import timed
 
 
@@ -34,9 +34,9 @@ class ZarrReader:
             return resample.nan_in_all_bands(self._values(rows, columns))
         factor_y, factor_x = self.grid.height / grid.height, self.grid.width / grid.width
         mean = resample.average_of(self._values, self.grid, rows, columns, factor_y, factor_x)
-        if not self.can_be_nodata and self.dtype.kind in "ui":
-            return np.rint(mean).astype(self.dtype)
-        return resample.nan_in_all_bands(mean)
+        if self.dtype.kind in "ui":
+            mean = resample.rounded(mean)
+        return resample.nan_in_all_bands(mean if self.can_be_nodata else mean.astype(self.dtype))
 
     def sample(self, side: int) -> Block:
         step = [max(1, -(-size // side)) for size in (self.grid.height, self.grid.width)]
@@ -121,6 +121,7 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
     stored = np.dtype(array.dtype if is_packed else array.encoding.get("dtype", array.dtype))
     if stored.name not in DTYPES and stored.kind != "f":
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
+    check_nodata(nodata, stored)
     is_filled = bool({"_FillValue", "missing_value"} & array.encoding.keys())
     can_be_nodata = stored.kind == "f" or is_filled or nodata is not None
     return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata)

@@ -5,11 +5,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cloudmask.locks import alone
 from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import full_disk, move
 from cloudmask.write.stream import active_client, gone
@@ -25,6 +26,8 @@ class Partial:
     """Of the store inside."""
     level: str = ""
     """Group of an overview, such as "4"; empty for the full resolution."""
+    run: str = ""
+    """Of whoever fills the folder: a failed run's last tasks must not write into the next one's."""
 
     @classmethod
     def of(cls, path: Path) -> "Partial":
@@ -50,7 +53,12 @@ class Partial:
         """Note that chunks can be written."""
         if not is_remote(self.folder):
             Path(self.folder, f"done{self.level}").mkdir(exist_ok=True)
-        self._begun.write_text(uuid.uuid4().hex)
+        self._begun.write_text(self.run)
+
+    def check_run(self) -> None:
+        """Refuse to write for a run that is over: another may be filling the folder by now."""
+        if _read(str(self._begun)) != self.run:
+            raise FileNotFoundError(f"the folder {self.folder} is gone")
 
     def note(self, index: tuple[int, ...]) -> None:
         """Note that a chunk is written: in a store one of nodata looks like a missing one."""
@@ -69,7 +77,6 @@ class Partial:
         client = active_client()
         if client is None:
             return
-        expected = self._begun.read_text()
         lost = gone(self.name, client)
         try:
             answers = client.run(_read, str(self._begun), on_error="return")
@@ -77,7 +84,7 @@ class Partial:
             raise OSError(lost) from error
         for worker, found in answers.items():
             # One that dies meanwhile answers with an error: its successor sees what it saw.
-            if found != expected and not isinstance(found, OSError):
+            if found != self.run and not isinstance(found, OSError):
                 raise OSError(
                     f"worker {worker} does not see {self.folder}: name a folder that all share, an "
                     "object store (s3://…), or a .tif, which this process writes"
@@ -89,14 +96,24 @@ def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Ite
     """The unfinished store of `path`; it becomes `path` on success.
 
     On failure it is kept for another run if `resume` is set, else removed. A complete one that
-    could not take its place is kept in any case.
+    could not take its place is kept in any case. On this machine one process at a time: a
+    FileExistsError in all others.
     """
+    refusal = f"{path} is being written by another process: wait for it, or choose another name"
+    with nullcontext() if is_remote(path) else alone(path.absolute(), refusal):
+        yield from _filled(path, made_from, resume=resume)
+
+
+def _filled(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[Partial]:
     partial = Partial.of(path)
     folder = locate(partial.folder)
     if resume and partial.has_begun:
         check_same(locate(partial.store), folder, made_from)
-    elif folder.exists():
-        _remove(folder)
+        partial = replace(partial, run=_read(str(partial._begun)) or "")
+    else:
+        if folder.exists():
+            _remove(folder)
+        partial = replace(partial, run=uuid.uuid4().hex)
     if not is_remote(path):
         folder.mkdir(exist_ok=True)
     try:

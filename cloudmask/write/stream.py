@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Collection
-from itertools import islice
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 import dask
@@ -24,6 +25,9 @@ Pair = tuple[Window, Any]
 
 _FETCHED_BYTES = 64 * 2**20
 """Of chunks that are brought from a cluster together: alone, each small one waits for its own."""
+
+_COUNTED = 1.0
+"""Seconds after which a cluster's workers are counted again."""
 
 _RETRIES = 2
 """Times that a cluster tries a failed chunk again: a read over the network may fail once."""
@@ -123,15 +127,16 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
     from distributed import as_completed
     from distributed.client import ClosedClientError
 
-    waiting, windows, running = zip(rows, _shared_with_next(rows), strict=True), {}, as_completed()
+    waiting, running = zip(rows, _shared_with_next(rows), strict=True), as_completed()
+    windows: dict[Any, Window] = {}
     held: list[Any] = []
     lost = gone(name, client)  # a client that is closed has no address
-    threads = sum(w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values())
-    longest = max(map(len, rows), default=1)
-    ahead = longest * max(1, math.ceil(threads / longest))
+    ahead = _ahead(client, max(map(len, rows), default=1))
 
     def submit() -> None:
-        for row, shared in islice(waiting, 1):
+        wanted = next(ahead)
+        while len(windows) <= wanted and (following := next(waiting, None)):
+            row, shared = following
             try:
                 futures = client.compute(_culled(row, shared), retries=_RETRIES)
             except ClosedClientError as error:
@@ -142,8 +147,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
-    for _ in range(0, longest + ahead, longest):
-        submit()
+    submit()
     batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
     for futures in batches:
         try:
@@ -160,8 +164,23 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
         for future, block in zip(futures, blocks, strict=True):
             take(windows.pop(future), block)
             future.release()
-            if len(windows) <= ahead:
-                submit()
+            submit()
+
+
+def _ahead(client: Any, longest: int) -> Iterator[int]:
+    """How many chunks more than a row are in flight: rows for all threads that there are by now.
+
+    Workers come and go. They are counted every `_COUNTED` seconds, since to ask takes some
+    milliseconds; a scheduler that does not answer leaves the last number.
+    """
+    counted, threads = -math.inf, 1
+    while True:
+        if time.monotonic() - counted > _COUNTED:
+            with suppress(OSError):
+                workers = client.scheduler_info(n_workers=-1)["workers"].values()
+                threads = sum(worker["nthreads"] for worker in workers)
+            counted = time.monotonic()
+        yield longest * max(1, math.ceil(threads / longest))
 
 
 def _culled(row: list[Pair], shared: list[Any]) -> list[Delayed]:

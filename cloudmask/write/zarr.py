@@ -152,10 +152,9 @@ def _write_chunk(
     """Write one chunk where it was made, then note that it is done."""
     import zarr  # in 0.2 s, which a COG does not need
 
-    # After a failure dask's threads and workers finish the chunks that they have begun, and Zarr
-    # would make the folder anew for them.
-    if not partial.has_begun:
-        raise FileNotFoundError(f"the folder {partial.folder} is gone")
+    # After a failure dask's threads and workers finish the chunks that they have begun: Zarr would
+    # make the folder anew for them, and another run may have made one.
+    partial.check_run()
     with timed("write"):
         zarr.open_array(partial.store, path=variable, mode="r+").blocks[block_id] = block
         partial.note(block_id)
@@ -211,7 +210,7 @@ def _multiscales(name: str, levels: list[str]) -> dict[str, Any]:
 
 def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
     """What a store depends on, as far as its array tells, in JSON's types."""
-    keys = (*PROVENANCE, "threshold", "overlap")
+    keys = (*PROVENANCE, "threshold", "overlap", "model_grid", "resampling")
     facts = {
         **{k: v for k, v in array.attrs.items() if k in keys or str(k).startswith("scene_")},
         "array": f"{array.dtype} {array.name}",

@@ -1,0 +1,39 @@
+"""One process at a time for what two would take from each other."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import locket
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone(path: Path, refusal: str) -> Iterator[None]:
+    """Hold `path`, a file or a folder that is there or is to be, for this process.
+
+    The lock is ``.NAME.lock`` beside it, and goes with the process that has it, however that ends.
+
+    Raises
+    ------
+    FileExistsError
+        Another one has it: `refusal`.
+    """
+    lock_file = path.with_name(f".{path.name}.lock")
+    lock = locket.lock_file(str(lock_file), timeout=0)
+    try:
+        lock.acquire()
+    except locket.LockError as error:
+        raise FileExistsError(refusal) from error
+    except OSError as error:
+        lock_file.unlink(missing_ok=True)
+        logger.warning("%s: its file system has no locks, write it but once (%s)", path, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock_file.unlink()
+        lock.release()

@@ -17,7 +17,7 @@ from cloudmask import chunks
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
-from cloudmask.mask import check_threshold, mask_attributes
+from cloudmask.mask import check_threshold, mask_attributes, nan_where_declared
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
 
@@ -65,6 +65,8 @@ def enlarge(
             f"the array has dimensions {', '.join(map(str, array.dims))}: enlarge one (y, x) array "
             "after the other"
         )
+    if like.dims[-2:] != ("y", "x"):
+        like = like.transpose(..., "y", "x")
     is_mask = array.dtype == np.uint8
     if threshold is not None:
         check_threshold(threshold)
@@ -173,6 +175,8 @@ def _validity(like: xr.DataArray) -> tuple[Load | Array, bool]:
     Something that each task calls, where there is such: tasks of their own would run ahead of the
     network, and what they read would wait in memory, up to the whole of the scene.
     """
+    if like.dtype != bool:
+        like = nan_where_declared(like)
     if like.dtype.kind not in "bf":
         return all_valid, False
     data = da.asarray(like.data)

@@ -53,6 +53,16 @@ def _cut(probability: Block, value: float) -> Block:
     return mask
 
 
+def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
+    """Pixels with NaN where they are what the array declares as nodata, in rioxarray's way."""
+    declared = array.rio.nodata
+    if declared is None or math.isnan(declared):
+        return array
+    masked = array.astype("float32").where(array != declared)
+    masked.encoding = {k: v for k, v in array.encoding.items() if k == "grid_mapping"}
+    return masked
+
+
 def check_threshold(value: float) -> None:
     """Refuse a threshold outside 0 to 1 with a ValueError."""
     if not (math.isfinite(value) and 0 <= value <= 1):

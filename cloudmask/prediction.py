@@ -10,7 +10,8 @@ import xarray as xr
 from cloudmask import chunks
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
-from cloudmask.mask import threshold
+from cloudmask.grid import grid_of
+from cloudmask.mask import nan_where_declared, threshold
 from cloudmask.scene import default_chunk
 from cloudmask.windows import WINDOWS
 
@@ -42,9 +43,9 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     Parameters
     ----------
     scene : (…, band, y, x) DataArray
-        RGB on the 0–255 scale, as `open_scene` gives it: uint8, or float with NaN where nodata
-        (in any band). Dimensions before ``band`` pass through. Floats are taken as they are: bring
-        reflectance to 0–255 first.
+        RGB on the 0–255 scale, as `open_scene` gives it: uint8, or float. Nodata, in any band, is
+        NaN, or the value that the array declares (``scene.rio.nodata``). Dimensions before ``band``
+        pass through. Floats are taken as they are: bring reflectance to 0–255 first.
     model : Predictor
         Such as `load_model()`.
     overlap : int, optional
@@ -65,7 +66,8 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     """
     _check(scene)
     halo = check_overlap(model, overlap)
-    scene = scene.transpose(..., "band", "y", "x")
+    grid = grid_of(scene)
+    scene = nan_where_declared(scene.transpose(..., "band", "y", "x"))
     step, depth = step_and_depth(scene.dtype, model.stride, halo)
     pixels = _laid_out(da.asarray(scene.data), step, depth)
     blocks = Blocks(model, halo, depth - halo, tuple(map(chunks.edges, pixels.chunks[-2:])))
@@ -108,7 +110,8 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     )
     # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
     probability.encoding = {k: v for k, v in scene.encoding.items() if k == "grid_mapping"}
-    return probability
+    # Some scenes have it in attributes, which stay behind.
+    return probability if grid_of(probability) == grid else grid.attach(probability)
 
 
 def _check(scene: xr.DataArray) -> None:

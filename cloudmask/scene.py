@@ -91,7 +91,7 @@ def open_scene(
     """
     if grid is not None and (gsd is not None or resize_factor is not None):
         raise ValueError("grid is given with gsd or resize_factor: choose one")
-    reader = open_reader(str(path), tuple(bands), nodata)
+    reader = open_reader(str(path), tuple(map(int, bands)), nodata)
     if grid is None:
         grid = model_grid(reader.grid, gsd, resize_factor)
     elif not reader.grid.same_bounds(grid) or grid.is_finer(reader.grid):
@@ -105,7 +105,8 @@ def open_scene(
 
     pixels = _Pixels(reader, grid, limits, dtype)
     data, is_striped = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
-    array = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, name="scene")
+    coords = {"band": list(reader.bands)}
+    array = xr.DataArray(data, dims=("band", "y", "x"), coords=coords, name="scene")
     array.encoding["source"] = str(path)
     if grid == reader.grid:
         array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
@@ -114,7 +115,7 @@ def open_scene(
     if limits is not None:
         array.attrs["scene_radiometry"] = [list(limits.low), list(limits.high)]
     # So that write_cog(like=path) sees the nodata that this scene has.
-    array.attrs["scene_bands"] = list(bands)
+    array.attrs["scene_bands"] = list(reader.bands)
     if nodata is not None:
         array.attrs["scene_nodata"] = float(nodata)
     return grid.attach(array)

@@ -293,6 +293,14 @@ def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):
     assert json.loads(done.stdout, parse_constant=pytest.fail)["nodata"] == "nan"
 
 
+def test_info_tells_of_scales_that_are_not_applied(tmp_path, make_scene):
+    path = make_scene(np.ones((3, 20, 30), "uint16"))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales = (1e-4,) * 3
+    done = run("info", "scene.tif", "--scale", "10000", cwd=tmp_path)
+    assert "has scales 0.0001, 0.0001, 0.0001, by which its values are not" in done.stderr
+
+
 def test_sample_writes_a_scene_and_its_label(tmp_path):
     done = run("sample", "s.tif", "--size", "40", "50", "--seed", "3", "--striped", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

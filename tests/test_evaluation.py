@@ -322,3 +322,10 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
         evaluate(plane([[0, 1]]), plane([[0, 1]]), threshold=threshold)
     with pytest.raises(ValueError, match=r"threshold is .*: give a probability from 0 to 1"):
         evaluate_model(FakeModel(), [], threshold=threshold)
+
+
+def test_what_a_labels_mask_band_hides_is_not_scored(make_scene):
+    label = np.array([[[0, 1, 0, 1]]], "uint8")
+    path = make_scene(label, mask=np.array([[0, 0, 255, 255]], "uint8"))
+    np.testing.assert_array_equal(open_label(path), [[255, 255, 0, 1]])
+    assert evaluate(plane([[1, 0, 0, 1]]), open_label(path)).f1 == 1

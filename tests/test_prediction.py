@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
-from cloudmask import open_scene, predict, segment, threshold
+from cloudmask import enlarge, open_scene, predict, segment, threshold
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.readers.raster import RasterReader
 
@@ -400,3 +400,33 @@ def test_a_persisted_scene_is_not_read_again(make_scene, rng, monkeypatch):
     scene = open_scene(path, chunk=64).persist()
     monkeypatch.setattr(RasterReader, "read", None)
     xr.testing.assert_equal(predict(scene, FakeModel()).compute(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_nodata_that_the_scene_declares_is_nodata(dtype):
+    scene = random_scene(40, 56, dtype="float32")
+    scene = scene.round().astype(dtype)
+    scene = scene.rio.write_nodata(255).chunk({"y": 16, "x": 16})
+    declared = scene.values == 255
+    assert declared.any()
+    mask = segment(scene, FakeModel())
+    np.testing.assert_array_equal(mask.values == NODATA, declared.any(axis=0))
+    enlarged = enlarge(mask, scene)
+    np.testing.assert_array_equal(enlarged.values == NODATA, declared.any(axis=0))
+
+
+def test_a_place_that_is_told_in_attributes_is_kept():
+    pixels = np.zeros((3, 16, 24), "uint8")
+    transform = from_origin(500_000, 5_000_000, 10, 10)
+    attributes = {"crs": "EPSG:32633", "transform": transform}
+    scene = xr.DataArray(pixels, dims=("band", "y", "x"), attrs=attributes)
+    mask = segment(scene, FakeModel())
+    assert mask.rio.crs == "EPSG:32633"
+    assert mask.rio.transform() == transform
+
+
+def test_the_scene_to_enlarge_to_may_have_its_dimensions_in_any_order():
+    scene = random_scene(16, 16, nodata="half")
+    mask = segment(scene, FakeModel())
+    for dims in (("band", "x", "y"), ("y", "x", "band")):
+        xr.testing.assert_identical(enlarge(mask, scene.transpose(*dims)), enlarge(mask, scene))

@@ -16,13 +16,14 @@ import rasterio.shutil
 import rioxarray
 import xarray as xr
 from affine import Affine
+from conftest import FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from cloudmask import open_label, open_scene, open_valid
+from cloudmask import open_label, open_scene, open_valid, segment, write_zarr
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
@@ -577,6 +578,39 @@ def test_alpha_band_beside_nodata_of_another_than_the_first(make_scene, rng):
     np.testing.assert_array_equal(values_of(open_scene(vrt)), expected)
 
 
+def test_nodata_values_of_each_band_beside_an_alpha_band(make_scene, tmp_path, rng):
+    pixels = noise(rng, (3, 60, 80), low=0)
+    files = [make_scene(pixels[i : i + 1], f"b{i}.tif", nodata=i + 1) for i in range(3)]
+    files.append(make_scene(np.full((1, 60, 80), 255, "uint8"), "alpha.tif"))
+    vrt = separate_vrt(tmp_path, files, (60, 80))
+    text = vrt.read_text()
+    for i in range(3):
+        band = f'band="{i + 1}">'
+        text = text.replace(band, f"{band}<NoDataValue>{i + 1}</NoDataValue>")
+    vrt.write_text(text.replace('band="4">', 'band="4"><ColorInterp>Alpha</ColorInterp>'))
+    values = np.arange(1, 4)[:, None, None]
+    expected = np.where((pixels == values).any(axis=0), np.nan, pixels)
+    np.testing.assert_array_equal(values_of(open_scene(vrt)), expected)
+
+
+def test_a_mask_of_one_band_only(make_scene, tmp_path, rng):
+    pixels = noise(rng, (3, 20, 30))
+    hidden = np.zeros((1, 20, 30), "uint8")
+    hidden[:, 5:] = 255
+    files = [make_scene(pixels[i : i + 1], f"b{i}.tif") for i in range(3)]
+    make_scene(hidden, "mask.tif")
+    vrt = separate_vrt(tmp_path, files, (20, 30))
+    mask = (
+        '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource><SourceFilename relativeToVRT="1">'
+        "mask.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        "</MaskBand></VRTRasterBand>"
+    )
+    first, second, rest = vrt.read_text().split("</VRTRasterBand>", 2)
+    vrt.write_text(f"{first}</VRTRasterBand>{second}{mask}{rest}")
+    expected = np.where(hidden[0] == 0, np.nan, pixels)
+    np.testing.assert_array_equal(values_of(open_scene(vrt)), expected)
+
+
 @pytest.mark.parametrize("declared", [{}, {"nodata": math.nan}, {"nodata": -9999}])
 def test_nan_is_nodata_whatever_the_metadata_say(make_scene, rng, declared):
     pixels = noise(rng, (3, 60, 80), "float32")
@@ -965,6 +999,8 @@ def test_describe_tells_the_header(make_scene, rng):
         "block": [16, 32],
         "nodata": 0,
         "overviews": [],
+        "scales": [1, 1, 1],
+        "offsets": [0, 0, 0],
     }
 
 
@@ -1036,3 +1072,36 @@ def test_a_part_of_a_file_goes_by_gdals_name(make_scene, rng):
     pixels = rng.integers(0, 255, (3, 8, 8), "uint8")
     found = open_scene(f"GTIFF_DIR:1:{make_scene(pixels)}")
     np.testing.assert_array_equal(found, pixels)
+
+
+def test_numbers_that_netcdf_takes_for_signed(tmp_path, rng):
+    pixels = rng.integers(0, 65536, (3, 20, 30), "uint16")
+    array = xr.DataArray(pixels.view("int16"), dims=("band", "y", "x"), attrs={"_Unsigned": "true"})
+    array.to_dataset(name="rgb").to_zarr(tmp_path / "s.zarr", consolidated=False)
+    np.testing.assert_allclose(
+        values_of(open_scene(tmp_path / "s.zarr", scale=65535)), pixels / 257, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((5, 20, 30), r"is a series \(time, y, x\): a scene is"), ((3, 0, 30), "has no pixel")],
+)
+def test_a_store_that_is_no_scene_is_refused(tmp_path, shape, words):
+    dims = ("time" if shape[0] == 5 else "band", "y", "x")
+    array = xr.DataArray(np.zeros(shape, "uint8"), dims=dims, name="b4")
+    array.to_dataset().to_zarr(tmp_path / "s.zarr", consolidated=False)
+    with pytest.raises(ValueError, match=words):
+        open_scene(tmp_path / "s.zarr")
+
+
+def test_pixels_without_a_size_are_refused(make_scene, rng):
+    path = make_scene(noise(rng, (3, 4, 5)), transform=Affine(0, 0, 5e5, 0, 0, 5e6))
+    with pytest.raises(ValueError, match=r"pixels without a size .*: give it a transform"):
+        open_scene(path)
+
+
+def test_bands_may_be_numpys(make_scene, tmp_path, rng):
+    scene = open_scene(make_scene(noise(rng, (3, 16, 16))), bands=np.array([3, 2, 1]))
+    write_zarr(segment(scene, FakeModel()), tmp_path / "mask.zarr")
+    assert open_label(tmp_path / "mask.zarr").shape == (16, 16)

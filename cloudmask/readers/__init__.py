@@ -21,7 +21,7 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
     path = without_scheme(path)
-    is_dataset = re.match(r"[A-Z][A-Z0-9_]+:", path) is not None  # GDAL's name of a part of a file
+    is_dataset = re.match(r"[A-Za-z][A-Za-z0-9_]+:", path) is not None  # GDAL's name of a part
     if is_local(path) and (not is_dataset or Path(path).exists()):
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
@@ -31,4 +31,10 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
                 "of one band each)"
             )
         path = str(Path(path).absolute())  # a worker may have been started in another folder
-    return open_zarr(path, bands, nodata) if is_zarr(path) else open_raster(path, bands, nodata)
+    reader: Reader = (open_zarr if is_zarr(path) else open_raster)(path, bands, nodata)
+    if reader.grid.transform.is_degenerate:
+        raise ValueError(
+            f"{path} has pixels without a size ({tuple(reader.grid.transform)[:6]}): give it a "
+            "transform (gdal_edit.py -a_ullr)"
+        )
+    return reader

@@ -5,7 +5,7 @@ import os
 import platform
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from cloudmask import resample
 from cloudmask.chunks import Block
-from cloudmask.constants import GDAL_CACHE
+from cloudmask.constants import GDAL_CACHE, NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
 from cloudmask.paths import is_local, is_remote, is_zarr, without_scheme
@@ -101,11 +101,22 @@ class RasterReader:
         return resample.nan_in_all_bands(values.astype("float32"))
 
     def stored(self, rows: slice, columns: slice) -> Block:
-        """(band, y, x) of a window of the file's own pixels, nodata as it is stored."""
+        """(band, y, x) of a window of the file's own pixels, a nodata value as it is stored.
+
+        What a mask band hides is 255, or NaN.
+        """
         window = Window.from_slices(rows, columns)
         # Closed at once: a mask may be replaced, and a file in the making is removed soon.
         with self._open(keep=False) as dataset, self._naming(window):
-            return dataset.read(self.bands, window=window)
+            values = dataset.read(self.bands, window=window)
+            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(self._flags(dataset)):
+                hidden = dataset.read_masks(self.bands, window=window) == 0
+                values[hidden] = np.nan if values.dtype.kind == "f" else NODATA
+            return values
+
+    def _flags(self, dataset: rasterio.DatasetReader) -> list[MaskFlags]:
+        """By what the first band's pixels are valid."""
+        return list(dataset.mask_flag_enums[self.bands[0] - 1])
 
     def is_striped(self, grid: Grid, chunk: int) -> bool:
         return self.block[1] > max(1024, chunk * self.grid.width / grid.width)
@@ -120,6 +131,8 @@ class RasterReader:
                 "block": list(self.block),
                 "nodata": value if value is not None else ", ".join(kinds) or None,
                 "overviews": dataset.overviews(self.bands[0]),
+                "scales": [dataset.scales[band - 1] for band in self.bands],
+                "offsets": [dataset.offsets[band - 1] for band in self.bands],
             }
 
     def _read(
@@ -203,6 +216,11 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
                 f"{path} has a palette, its values are numbers of colours: write the colours "
                 "themselves (gdal_translate -expand rgb)"
             )
+        if dataset.count == 0 and dataset.subdatasets:
+            raise ValueError(
+                f"{path} holds {len(dataset.subdatasets)} rasters: name one of them, such as "
+                f"{dataset.subdatasets[0]}"
+            )
         if max(bands) > dataset.count:
             few = dataset.count == 1
             raise ValueError(
@@ -219,20 +237,22 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         dtype = np.dtype(dtypes.pop())
         check_nodata(nodata, dtype)
         crs, transform = dataset.crs, dataset.transform
-        flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+        flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+        is_masked = any(found != [MaskFlags.all_valid] for found in flags)
         name = path
-        is_undeclared = dtype.kind == "f" and MaskFlags.all_valid in flags
+        is_undeclared = dtype.kind == "f" and [MaskFlags.all_valid] in flags
         if nodata is not None or is_undeclared:
             # GDAL must know the value, or averaging would mix it in.
-            is_masked = flags != {MaskFlags.all_valid}
-            name = _with_nodata(dataset, math.nan if nodata is None else nodata, is_masked)
-        elif MaskFlags.nodata in flags and ColorInterp.alpha in dataset.colorinterp:
+            value = math.nan if nodata is None else nodata
+            name = _with_nodata(dataset, [value] * dataset.count, is_masked)
+        elif ColorInterp.alpha in dataset.colorinterp and any(MaskFlags.nodata in f for f in flags):
             # The value counts, as GDAL has it: the fourth band of such files seldom is alpha.
-            declared = (dataset.nodatavals[band - 1] for band in bands)
+            declared = [dataset.nodatavals[band - 1] for band in bands]
             value = next(value for value in declared if value is not None)
-            name = _with_nodata(dataset, value, is_masked=False)
+            values = [value if own is None else own for own in dataset.nodatavals]
+            name = _with_nodata(dataset, values, is_masked=False)
         grid = Grid(dataset.height, dataset.width, transform, crs)
-        can_be_nodata = dtype.kind == "f" or nodata is not None or flags != {MaskFlags.all_valid}
+        can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, _parts(dataset, path)))
     return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block)
@@ -275,10 +295,10 @@ def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:
     return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
 
 
-def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool) -> str:
-    """A VRT document of `dataset` with another nodata value (https://gdal.org/drivers/raster/vrt).
+def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_masked: bool) -> str:
+    """A VRT document of `dataset` with nodata values of its own for each band.
 
-    What the dataset itself masks becomes nodata as well.
+    What the dataset itself masks becomes nodata as well. https://gdal.org/drivers/raster/vrt
     """
     types = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
     local = Path(dataset.name)
@@ -289,7 +309,7 @@ def _with_nodata(dataset: rasterio.DatasetReader, nodata: float, is_masked: bool
     bands = "".join(
         # Bands of other types are never read: they only keep the numbers of those behind them.
         f'<VRTRasterBand dataType="{types.get(dataset.dtypes[i - 1], "Byte")}" band="{i}">'
-        f"<NoDataValue>{float(nodata)!r}</NoDataValue><{source}>"
+        f"<NoDataValue>{float(nodata[i - 1])!r}</NoDataValue><{source}>"
         f'<SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename>'
         f"<SourceBand>{i}</SourceBand>{mask}</{source}></VRTRasterBand>"
         for i in dataset.indexes

@@ -107,6 +107,13 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         raise ValueError(
             f"{path} has dimensions {dims}: a scene is one array (band, y, x), rename them"
         ) from error
+    if not array.size:
+        raise ValueError(f"{path} has no pixel: its shape is {array.shape}")
+    if array.dims[0] == "time" or np.issubdtype(array[array.dims[0]].dtype, np.datetime64):
+        raise ValueError(
+            f"{path} is a series ({', '.join(map(str, array.dims))}): a scene is one array "
+            "(band, y, x), write one date of it"
+        )
     if max(bands) > array.shape[0]:
         raise ValueError(
             f"{path} has {array.shape[0]} bands, bands {listed(bands)} were asked for: pass "
@@ -119,6 +126,8 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
     packing = array.encoding.get("scale_factor", 1), array.encoding.get("add_offset", 0)
     is_packed = packing != (1, 0)
     stored = np.dtype(array.dtype if is_packed else array.encoding.get("dtype", array.dtype))
+    if array.encoding.get("_Unsigned") == "true" and stored.kind == "i":
+        stored = np.dtype(f"u{stored.itemsize}")  # as netCDF has them
     if stored.name not in DTYPES and stored.kind != "f":
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
     check_nodata(nodata, stored)

@@ -6,21 +6,26 @@ import hashlib
 import io
 import json
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import rasterio
+
 from cloudmask.errors import first_line
-from cloudmask.paths import is_remote, read_json
+from cloudmask.locks import alone
+from cloudmask.paths import is_local, is_remote, read_json
 from cloudmask.readers.protocol import version_of
 from cloudmask.readers.raster import files_of
 from cloudmask.report import CloudCover
-from cloudmask.write import write_json, write_text
+from cloudmask.write import PROVENANCE, tags_of, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -61,20 +66,26 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     ValueError
         A list that is no text.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for argument in arguments:
+        named: Iterable[str] = [argument]
         if argument.lower().endswith(".txt"):
-            found |= dict.fromkeys(_read_list(Path(argument)))
+            named = _read_list(Path(argument))
         elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not matches:
                 raise FileNotFoundError(f"{argument} matches nothing")
-            found |= dict.fromkeys(matches)
-        else:
-            found[argument] = None
+            named = matches
+        for scene in named:
+            found.setdefault(_full_name(scene), scene)
     if not found:
         raise FileNotFoundError(f"{', '.join(arguments) or 'the command'} names no scene")
-    return list(found)
+    return list(found.values())
+
+
+def _full_name(scene: str) -> str:
+    """The same from wherever it is named; a link is a name of its own, which its output has."""
+    return os.path.abspath(scene) if is_local(scene) else scene  # noqa: PTH100  # with no ..
 
 
 def _is_pattern(argument: str) -> bool:
@@ -136,6 +147,20 @@ def segment_many(
         As soon as it is known.
     """
     folder = outputs[0].parent
+    with nullcontext() if is_remote(folder) else alone(folder / "summary.csv", "written"):
+        yield from _outcomes(scenes, outputs, segment, options, resume=resume, pool=pool)
+
+
+def _outcomes(
+    scenes: Sequence[str],
+    outputs: Sequence[Path],
+    segment: Callable[[str, Path], CloudCover],
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    pool: Executor | None,
+) -> Iterator[Outcome]:
+    folder = outputs[0].parent
     (folder / _NOTES).mkdir(exist_ok=True)
 
     def one(scene: str, output: Path) -> Outcome:
@@ -185,7 +210,7 @@ def _segment_one(
     note = output.parent / _NOTES / f"{output.name}.json"
     made_from = _fingerprint(scene, options)
     if resume and output.exists() and (known := _read_note(note, made_from)):
-        if known["outcome"] is None:
+        if known["outcome"] is None and _is_made_by(output, options):
             output.unlink()  # ours, but a run was killed before it could say so
         elif known.get("output") == _version(output):  # not what a later run put there
             here = {"scene": scene, "output": str(output), "status": "kept"}
@@ -211,8 +236,18 @@ def _segment_one(
 def _fingerprint(scene: str, options: dict[str, Any]) -> str:
     """Of what an output depends on; local files by their size and time of change."""
     version = " ".join(map(version_of, files_of(scene)))
-    text = json.dumps([scene, version, options], sort_keys=True, default=str)
+    text = json.dumps([_full_name(scene), version, options], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_made_by(output: Path, options: dict[str, Any]) -> bool:
+    """Whether it is a mask that tells of the same model and threshold."""
+    asked = tags_of({key: options[key] for key in options.keys() & {*PROVENANCE, "threshold"}})
+    try:
+        with rasterio.open(output) as dataset:
+            return bool(asked) and asked.items() <= dataset.tags().items()
+    except rasterio.errors.RasterioIOError:
+        return False
 
 
 def _version(output: Path) -> str:

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +37,17 @@ class _Weights(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
             file.write(self.content)
         Path(file.name).replace(path)
         add_weights(path, self.sha256)
+
+
+class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
+    """A Ctrl-C is for this process, which ends its workers: a terminal sends it to all of them."""
+
+    name = "cloudmask-uninterrupted"
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002  (the plugin's)
+        """Ignore it as long as the worker lives."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -108,6 +121,7 @@ def _client(scheduler: str | None, workers: int | None, gpus: str | None) -> Ite
     if scheduler is None:
         started = _local_cluster(workers) if workers else _gpu_cluster(gpus)
         with started as cluster, Client(cluster) as client:
+            client.register_plugin(_Uninterrupted())
             yield client
         return
     _check_answers(scheduler)

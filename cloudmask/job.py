@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 
 from cloudmask.enlarging import enlarge
+from cloudmask.errors import first_line
 from cloudmask.mask import check_threshold, threshold
 from cloudmask.paths import is_remote
 from cloudmask.plan import Plan
@@ -119,7 +120,12 @@ class Job:
         written = open_label(self.out)
         mask = threshold(written, self.cut) if self.probability else written
         if self.quicklook is not None:
-            self._draw(mask, self.quicklook)
+            try:
+                self._draw(mask, self.quicklook)
+            except OSError as error:
+                raise OSError(
+                    f"{self.out} is complete, its picture is missing: {first_line(error)}"
+                ) from error
         return cloud_cover(mask, scheduler="threads")  # workers may not see the output
 
     def _result(self) -> xr.DataArray:

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(path: Path, refusal: str) -> Iterator[None]:
+def alone(path: Path, doing: str) -> Iterator[None]:
     """Hold `path`, a file or a folder that is there or is to be, for this process.
 
     The lock is ``.NAME.lock`` beside it, and goes with the process that has it, however that ends.
@@ -19,14 +19,17 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
     Raises
     ------
     FileExistsError
-        Another one has it: `refusal`.
+        Another one has it, and is `doing` it, such as "written".
     """
+    path = path.absolute()
     lock_file = path.with_name(f".{path.name}.lock")
     lock = locket.lock_file(str(lock_file), timeout=0)
     try:
         lock.acquire()
     except locket.LockError as error:
-        raise FileExistsError(refusal) from error
+        raise FileExistsError(
+            f"{path} is being {doing} by another process: wait for it, or choose another name"
+        ) from error
     except OSError as error:
         lock_file.unlink(missing_ok=True)
         logger.warning("%s: its file system has no locks, write it but once (%s)", path, error)

@@ -120,8 +120,7 @@ def run_folder(
     a time: a FileExistsError in all others.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    refusal = f"{folder} is being trained by another process: wait for it, or choose another name"
-    with alone(folder, refusal):
+    with alone(folder, "trained"):
         yield from _filling(folder, config, resume=resume, overwrite=overwrite)
 
 

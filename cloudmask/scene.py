@@ -163,16 +163,11 @@ def model_grid(native: Grid, gsd: float | None, resize_factor: float | None) -> 
     ValueError
         Both are given, or one is finer than the scene.
     """
-    if gsd is not None and resize_factor is not None:
-        raise ValueError("gsd and resize_factor are both given: choose one")
+    check_resolution(gsd, resize_factor)
     if resize_factor is not None:
-        if not (math.isfinite(resize_factor) and resize_factor >= 1):
-            raise ValueError(f"resize_factor is {resize_factor}: it must be 1 or more")
         return native.coarser(resize_factor, resize_factor)
     if gsd is None:
         return native
-    if not (math.isfinite(gsd) and gsd > 0):
-        raise ValueError(f"gsd is {gsd}: give metres above 0")
     finest = min(native.gsd)
     if gsd < finest * (1 - 1e-3):
         raise ValueError(
@@ -182,6 +177,16 @@ def model_grid(native: Grid, gsd: float | None, resize_factor: float | None) -> 
     if native.crs is None:
         logger.warning("the scene has no CRS: a pixel is the unit of gsd")
     return native.coarser(*(max(1.0, gsd / own) for own in native.gsd))
+
+
+def check_resolution(gsd: float | None, resize_factor: float | None) -> None:
+    """Refuse what is no resolution of any scene, and both at once, with a ValueError."""
+    if gsd is not None and resize_factor is not None:
+        raise ValueError("gsd and resize_factor are both given: choose one")
+    if resize_factor is not None and not (math.isfinite(resize_factor) and resize_factor >= 1):
+        raise ValueError(f"resize_factor is {resize_factor}: it must be 1 or more")
+    if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
+        raise ValueError(f"gsd is {gsd}: give metres above 0")
 
 
 def check_radiometry(dtype: np.dtype[Any], scale: float | None, stretch: float | None) -> None:

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio.shutil
+import xarray as xr
 
+from cloudmask import write_cog
 from cloudmask.batch import find_scenes, name_outputs, segment_many
 from cloudmask.report import CloudCover
 from cloudmask.sample import write_sample
@@ -249,28 +252,75 @@ def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tm
     scene.write_text("scene")
     foreign = "somebody's own file"
 
+    def write(output, model="m"):
+        array = xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x"), attrs={"model": model})
+        write_cog(array, output, overwrite=True)
+
     def killed(_, output):
-        output.write_text("mask")
+        write(output)
         raise KeyboardInterrupt
 
     def segment(_, output):
         if output.exists():
             raise FileExistsError(f"{output} exists")
-        output.write_text("mask")
+        write(output)
         return CloudCover(3, 1, 0)
 
     def statuses(function):
-        return [one.status for one in segment_many([str(scene)], [out], function, {}, resume=True)]
+        made_from = {"model": "m"}
+        return [
+            one.status
+            for one in segment_many([str(scene)], [out], function, made_from, resume=True)
+        ]
 
     with pytest.raises(KeyboardInterrupt):
         statuses(killed)
     assert statuses(segment) == ["done"]
     assert statuses(segment) == ["kept"]
+    out.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        statuses(killed)
+    for put in (lambda: write(out, "another"), lambda: out.write_text(foreign)):
+        put()  # where a run was killed
+        before = out.read_bytes()
+        assert statuses(segment) == ["failed"]
+        assert out.read_bytes() == before
     shutil.rmtree(out.parent / ".cloudmask")
-    out.write_text(foreign)
     assert statuses(segment) == ["failed"]
     assert statuses(segment) == ["failed"]
     assert out.read_text() == foreign
+
+
+def test_the_same_scene_by_another_path_is_kept(tmp_path, monkeypatch):
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    monkeypatch.chdir(tmp_path)
+    Path("s.tif").write_text("scene")
+    assert find_scenes(["s.tif", "./s.tif", str(tmp_path / "s.tif")]) == ["s.tif"]
+    out = [tmp_path / "out.tif"]
+    for name, status in (("s.tif", "done"), ("./s.tif", "kept"), (str(tmp_path / "s.tif"), "kept")):
+        (outcome,) = segment_many([name], out, segment, {}, resume=True)
+        assert (outcome.status, outcome.scene) == (status, name)
+
+
+def test_one_batch_fills_a_folder_at_a_time(tmp_path):
+    def segment(*_):
+        return CloudCover(3, 1, 0)
+
+    first = segment_many(["a.tif", "b.tif"], [tmp_path / "a.tif", tmp_path / "b.tif"], segment, {})
+    next(first)
+    with pytest.raises(FileExistsError, match=r"summary.csv is being written by another process"):
+        list(segment_many(["c.tif"], [tmp_path / "c.tif"], segment, {}))
+    list(first)
+    assert [one.status for one in segment_many(["c.tif"], [tmp_path / "c.tif"], segment, {})]
+
+
+def test_names_that_are_no_utf8_are_listed_as_they_are(tmp_path):
+    name = os.fsdecode(b"caf\xe9.tif")
+    list(segment_many([name], [tmp_path / name], lambda *_: CloudCover(3, 1, 0), {}))
+    assert b"caf\xe9.tif" in (tmp_path / "summary.csv").read_bytes()
 
 
 def test_a_disk_too_full_for_the_summary_is_one_line_that_names_it(tmp_path):

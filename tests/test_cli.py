@@ -395,6 +395,10 @@ REFUSED = {
         ("segment", "file://{folder}/scene.tif", "scene.tif", "--overwrite"),
         "is the scene itself",
     ),
+    "out is what the scene is made of": (
+        ("segment", "vrt://scene.tif?bands=3,2,1", "scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
     "out holds the scene": (
         ("segment", "GTIFF_DIR:1:scene.tif", "scene.tif", "--overwrite"),
         "is the scene itself",
@@ -575,3 +579,48 @@ def test_what_an_interrupted_command_says_is_shown(said, line):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr.strip().startswith(line)  # click ends the line of "^C"
+
+
+def test_a_pipe_is_no_scene(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    done = run("segment", "pipe.tif", "out.tif", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pipe.tif is a pipe or a device: name a file" in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_may_be_closed(folder, tmp_path, closed):
+    command = f"{sys.executable} -m cloudmask segment scene.tif {tmp_path}/m.tif {closed}"
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(listing(tmp_path)) == {"m.tif", "m.tif.aux.xml"}
+
+
+def test_an_interrupt_is_heard_while_a_server_hangs(folder, tmp_path, server):
+    """While it opens a file GDAL keeps Python's lock, but for what it logs between two tries."""
+    rasterio.shutil.copy(folder / "scene.tif", tmp_path / "silent.tif")
+    url = server.url(tmp_path / "silent.tif")
+    command = [sys.executable, "-m", "cloudmask", "segment", url, tmp_path / "m.tif"]
+    environment = os.environ | {"GDAL_HTTP_TIMEOUT": "2", "GDAL_HTTP_MAX_RETRY": "30"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        time.sleep(5)
+        assert process.poll() is None
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.strip() == "cloudmask: interrupted: only what --resume goes on with was kept"
+
+
+def test_a_picture_that_fails_says_that_the_mask_is_there(tmp_path):
+    """A limit that the mask keeps, and the picture does not."""
+    write_sample(tmp_path / "noise.tif", size=(512, 512))
+    command = "ulimit -f 300; exec {python} -m cloudmask segment noise.tif m.tif --quicklook q.png"
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; {command.format(python=sys.executable)}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "m.tif is complete, its picture is missing: " in done.stderr
+    assert set(listing(tmp_path)) >= {"m.tif", "m.tif.aux.xml"}
+    assert "q.png" not in listing(tmp_path)

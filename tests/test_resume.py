@@ -262,26 +262,31 @@ def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_pa
     noted = tmp_path / ".m.zarr.partial/done/1.0"
     begun, late = threading.Event(), threading.Event()
 
-    def fails(block, block_id=None):
+    def wait_until_noted():
+        deadline = time.monotonic() + 30
+        while not noted.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def fails(block, block_id):
         if block_id == (0, 0):
             begun.wait(30)
             raise OSError("stopped")
         begun.set()
-        while not (late.is_set() and noted.exists()):
-            time.sleep(0.01)
+        late.wait(30)
+        wait_until_noted()
         return block + 1
 
-    def waits(block, block_id=None):
+    def waits(block, block_id):
         late.set()
         if block_id == (0, 0):
-            while not noted.exists():
-                time.sleep(0.01)
+            wait_until_noted()
             time.sleep(0.5)  # in which the task of the first run ends
         return block
 
     zeros = da.zeros((8, 4), dtype="uint8", chunks=4)
     first, second = (
-        xr.DataArray(zeros.map_blocks(hook, dtype="uint8"), dims=("y", "x"))
+        xr.DataArray(zeros.map_blocks(hook, dtype="uint8", meta=zeros._meta), dims=("y", "x"))
         for hook in (fails, waits)
     )
     with ThreadPoolExecutor(4) as pool, dask.config.set(pool=pool):
@@ -294,7 +299,7 @@ def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_pa
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_store_is_written_by_one_process_at_a_time(scene, tmp_path, resume):
     out = tmp_path / "m.zarr"
-    with alone(out, "another"), pytest.raises(FileExistsError, match="is being written by another"):
+    with alone(out, "written"), pytest.raises(FileExistsError, match="is being written by another"):
         write_zarr(mask_of(scene), out, resume=resume)
     write_zarr(mask_of(scene), out, resume=resume)
     assert {path.name for path in tmp_path.iterdir()} == {"m.zarr"}

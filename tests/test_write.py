@@ -36,6 +36,7 @@ from cloudmask import (
 )
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
+from cloudmask.locks import alone
 from cloudmask.write.overviews import halved
 
 UTM = CRS.from_epsg(32633)
@@ -804,3 +805,15 @@ def test_overviews_of_a_store_halve_it_on_its_grid(tmp_path, rng, height, width,
         assert placed.rio.transform().almost_equals(scaled, precision=1e-6)
         finer = coarse
     assert max(finer.shape) <= 512 or len(layout) > 3
+
+
+def test_a_file_is_written_by_one_process_at_a_time(tmp_path):
+    mask = xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x"))
+    for name, write in (("m.tif", write_cog), ("m.png", write_png)):
+        with (
+            alone(tmp_path / name, "written"),
+            pytest.raises(FileExistsError, match="is being written by another process: wait"),
+        ):
+            write(mask, tmp_path / name)
+        write(mask, tmp_path / name)
+    assert not list(tmp_path.glob(".*"))

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints, nothing else. Heavy imports wait for their command."""
 
 import gc
+import io
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ _GARBAGE = 100_000
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line and exit code 2."""
     gc.set_threshold(_GARBAGE)
+    _open_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
     # GDAL's and libtiff's own lines: what matters of them is raised.
     os.environ.setdefault("CPL_LOG", os.devnull)
@@ -44,8 +46,19 @@ def main() -> NoReturn:
     _exit(0)
 
 
+def _open_streams() -> None:
+    """Streams that whoever started this had closed; and names of files that are no UTF-8."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
+
+
 def _fail(stderr: int, line: str, code: int) -> NoReturn:
-    os.write(stderr, f"cloudmask: {line}\n".encode())
+    os.write(stderr, f"cloudmask: {line}\n".encode(errors="surrogateescape"))
     _exit(code)
 
 

@@ -71,6 +71,7 @@ def segment(
     from cloudmask.paths import locate
     from cloudmask.prediction import check_overlap
     from cloudmask.registry import load_model
+    from cloudmask.scene import check_resolution
     from cloudmask.stretch import check_stretch
 
     log_to_stderr(quiet=quiet)
@@ -87,6 +88,8 @@ def segment(
     timeout = options.pop("timeout")
     cluster = _cluster(model, timeout, **where) if is_cluster else nullcontext()
     check_stretch(options["scale"], options["stretch"])
+    gsd = options["gsd"]
+    check_resolution(None if isinstance(gsd, str) else gsd, options["resize_factor"])
     check_overlap(model, options["overlap"])
     if out_dir is None:
         start = time.perf_counter()

@@ -30,6 +30,8 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
                 f"{path} is a directory: name a scene in it (gdalbuildvrt -separate joins files "
                 "of one band each)"
             )
+        if not (Path(path).is_file() or Path(path).is_dir()):
+            raise ValueError(f"{path} is a pipe or a device: name a file, a store or a URL")
         path = str(Path(path).absolute())  # a worker may have been started in another folder
     reader: Reader = (open_zarr if is_zarr(path) else open_raster)(path, bands, nodata)
     if reader.grid.transform.is_degenerate:

@@ -5,11 +5,13 @@ import os
 import platform
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -30,6 +32,7 @@ from cloudmask.stopwatch import timed
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
 # that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
 # hangs is given up after three times a minute. What the user's environment sets holds.
+T = TypeVar("T")
 _GDAL_OPTIONS: dict[str, Any] = {
     option: value
     for option, value in {
@@ -37,6 +40,7 @@ _GDAL_OPTIONS: dict[str, Any] = {
         "GDAL_CACHEMAX": GDAL_CACHE,
         "GDAL_HTTP_TIMEOUT": "60",
         "GDAL_HTTP_MAX_RETRY": "2",
+        "GDAL_HTTP_RETRY_DELAY": "1",
     }.items()
     if option not in os.environ
 }
@@ -97,7 +101,8 @@ class RasterReader:
         )
         whole = Window(0, 0, self.grid.width, self.grid.height)
         shape = (len(self.bands), coarse.height, coarse.width)
-        values, _ = self._read(whole, shape, Resampling.nearest)
+        read = partial(self._read, whole, shape, Resampling.nearest)
+        values, _ = _interruptibly(read) if is_remote(self.path) else read()
         return resample.nan_in_all_bands(values.astype("float32"))
 
     def stored(self, rows: slice, columns: slice) -> Block:
@@ -189,6 +194,22 @@ class RasterReader:
         return values, is_spoilt
 
 
+def _interruptibly(call: Callable[[], T]) -> T:
+    """Call what may wait for a server: meanwhile the main thread would hear of no interrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # whatever it is, it is raised again
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result()
+
+
 _open_handles = threading.local()
 
 
@@ -205,9 +226,13 @@ def _handle(name: str, version: str) -> rasterio.DatasetReader:
 
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
     """Open a raster by what its header says; errors as for `open_reader`."""
-    try:
+
+    def opened() -> rasterio.DatasetReader:
         with rasterio.Env(**_GDAL_OPTIONS):
-            dataset = rasterio.open(path)
+            return rasterio.open(path)
+
+    try:
+        dataset = _interruptibly(opened) if is_remote(path) else opened()
     except rasterio.errors.RasterioIOError as error:
         raise OSError(f"{path} cannot be opened: {first_line(error)}") from error
     with dataset:

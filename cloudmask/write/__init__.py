@@ -1,6 +1,7 @@
 """Write a mask or a probability to a file: on its exact grid, read back, atomic."""
 
 from cloudmask.write.output import (
+    PROVENANCE,
     check_folder_of,
     check_output,
     full_disk,
@@ -11,13 +12,16 @@ from cloudmask.write.output import (
     writing,
 )
 from cloudmask.write.raster import write_cog, write_png
+from cloudmask.write.staging import tags_of
 from cloudmask.write.zarr import write_zarr
 
 __all__ = [
+    "PROVENANCE",
     "check_folder_of",
     "check_output",
     "full_disk",
     "replacing",
+    "tags_of",
     "without_nan",
     "write_cog",
     "write_json",

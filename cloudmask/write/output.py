@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import xarray as xr
 from rasterio._err import CPLE_BaseError
 
 from cloudmask.errors import first_line
+from cloudmask.locks import alone
 from cloudmask.paths import is_remote, is_zarr
 
 PROVENANCE = ("model", "model_sha256", "precision", "cloudmask_version")
@@ -88,7 +90,8 @@ def check_kind(array: xr.DataArray) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A folder beside `path` in which to make files; on success they move into place.
 
-    For a URL a local one, from which they are sent: an object appears when it is complete.
+    For a URL a local one, from which they are sent: an object appears when it is complete. On this
+    machine one process at a time: a FileExistsError in all others.
     """
     beside = None if is_remote(path) else path.parent
     try:
@@ -96,19 +99,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
     try:
-        yield work
-        # Sidecars first: the file itself appears last, complete.
-        files = sorted(work.iterdir(), key=lambda file: file.name == path.name)
-        for made in files:
-            if is_remote(path):
-                target: Any = path.with_name(made.name)
-                target.fs.put(str(made), target.path)
-            else:
-                move(made, path.parent / made.name)
-        for kind in (".aux.xml", ".ovr", ".msk"):  # GDAL's, of the file that was replaced
-            sidecar = path.with_name(f"{path.name}{kind}")
-            if sidecar.name not in {made.name for made in files}:
-                sidecar.unlink(missing_ok=True)
+        with nullcontext() if is_remote(path) else alone(path, "written"):
+            yield work
+            _publish(work, path)
     except BaseException as error:
         # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
         for _ in range(5):
@@ -117,6 +110,21 @@ def replacing(path: Path) -> Iterator[Path]:
         full_disk(path, error)
         raise
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(work: Path, path: Path) -> None:
+    # Sidecars first: the file itself appears last, complete.
+    files = sorted(work.iterdir(), key=lambda file: file.name == path.name)
+    for made in files:
+        if is_remote(path):
+            target: Any = path.with_name(made.name)
+            target.fs.put(str(made), target.path)
+        else:
+            move(made, path.parent / made.name)
+    for kind in (".aux.xml", ".ovr", ".msk"):  # GDAL's, of the file that was replaced
+        sidecar = path.with_name(f"{path.name}{kind}")
+        if sidecar.name not in {made.name for made in files}:
+            sidecar.unlink(missing_ok=True)
 
 
 def full_disk(path: Path, error: BaseException, *, cure: str = "") -> None:
@@ -145,9 +153,10 @@ def write_text(path: Path, text: str) -> None:
     if is_remote(path):  # an object appears whole
         path.write_text(text)
         return
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        temporary.write_text(text)
+        # Names of files may be no UTF-8: Python has their bytes as surrogates.
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -99,8 +99,7 @@ def partial_store(path: Path, made_from: dict[str, Any], *, resume: bool) -> Ite
     could not take its place is kept in any case. On this machine one process at a time: a
     FileExistsError in all others.
     """
-    refusal = f"{path} is being written by another process: wait for it, or choose another name"
-    with nullcontext() if is_remote(path) else alone(path.absolute(), refusal):
+    with nullcontext() if is_remote(path) else alone(path, "written"):
         yield from _filled(path, made_from, resume=resume)
 
 

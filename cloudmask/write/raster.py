@@ -157,13 +157,13 @@ def _as_file(
 def _with_overviews(staged: Path, final: Path) -> Path:
     """A VRT of a staged mask that lends GDAL overviews by mode, in a tenth of GDAL's own time."""
     levels = [staged]
+    vrt = staged.with_suffix(".vrt")
     # On threads of this process, whatever computes the mask: workers may not see the file.
-    with watched_by(None), writing(final):
+    with watched_by(None), writing(final), _reading_back(staged.parent, final):
         while max((level := open_label(levels[-1], chunk=2 * BLOCK)).shape) > BLOCK:
             levels.append(staged.with_name(f"staged_{len(levels)}.tif"))
             stage_raster(halved(level), levels[-1], final, scheduler="threads")
-    vrt = staged.with_suffix(".vrt")
-    rasterio.shutil.copy(staged, vrt, driver="VRT")
+        rasterio.shutil.copy(staged, vrt, driver="VRT")
     overviews = "".join(
         f'<Overview><SourceFilename relativeToVRT="1">{level.name}</SourceFilename>'
         "<SourceBand>1</SourceBand></Overview>"
@@ -172,6 +172,19 @@ def _with_overviews(staged: Path, final: Path) -> Path:
     text = vrt.read_text()
     vrt.write_text(text.replace("</VRTRasterBand>", f"{overviews}</VRTRasterBand>"))
     return vrt
+
+
+@contextmanager
+def _reading_back(work: Path, final: Path) -> Iterator[None]:
+    """Turn what a reader says of files in `work` into a line about `final`."""
+    try:
+        yield
+    except OSError as error:
+        if work.name not in str(error):
+            raise
+        raise OSError(
+            f"{final} cannot be written, is the disk full? What was staged for it has holes"
+        ) from error
 
 
 @contextmanager

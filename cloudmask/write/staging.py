@@ -51,7 +51,7 @@ def stage_raster(
     if grid.crs is None and "scene_source" in array.attrs:
         profile |= control_of(array.attrs["scene_source"], grid)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path, "w", **profile) as dataset:
-        dataset.update_tags(**_tags(array.attrs))
+        dataset.update_tags(**tags_of(array.attrs))
         if is_mask:
             dataset.write_colormap(1, COLOURS)
             dataset.update_tags(
@@ -109,7 +109,8 @@ def checksum(block: Block) -> int:
     return zlib.crc32(np.ascontiguousarray(block).data)
 
 
-def _tags(attributes: dict[str, Any]) -> dict[str, str]:
+def tags_of(attributes: dict[str, Any]) -> dict[str, str]:
+    """Tags of a file that tell what made it, as far as the attributes of an array do."""
     return {
         f"CLOUDMASK_{key.removeprefix('cloudmask_').upper()}": str(attributes[key])
         for key in (*PROVENANCE, "threshold")

@@ -1,10 +1,12 @@
 """Every chunk of an array once, on whatever scheduler is active, and back to this process."""
 
+import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -17,6 +19,8 @@ from cloudmask.chunks import Block
 from cloudmask.errors import first_line
 from cloudmask.watch import counter
 
+logger = logging.getLogger(__name__)
+
 Window = tuple[slice, ...]
 """Where a chunk lies."""
 Take = Callable[[Window, Block], None]
@@ -28,6 +32,9 @@ _FETCHED_BYTES = 64 * 2**20
 
 _COUNTED = 1.0
 """Seconds after which a cluster's workers are counted again."""
+
+_WATCHED = 15.0
+"""Seconds between two looks for workers at all."""
 
 _RETRIES = 2
 """Times that a cluster tries a failed chunk again: a read over the network may fail once."""
@@ -112,6 +119,15 @@ def active_client() -> Any:
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
+def threads_of(client: Any) -> int:
+    """How many threads the cluster's workers have; 0 without workers or an answer."""
+    try:
+        workers = client.scheduler_info(n_workers=-1).get("workers", {})
+    except OSError:
+        return 0
+    return sum(worker["nthreads"] for worker in workers.values())
+
+
 def gone(name: str, client: Any) -> str:
     """What to tell of a job whose scheduler no longer answers."""
     return f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
@@ -149,36 +165,55 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
 
     submit()
     batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
-    for futures in batches:
-        try:
-            blocks = client.gather(futures)
-        except Exception as error:  # whatever a worker raised, or that it died
-            failed = next((future for future in futures if future.status == "error"), None)
-            if client.status != "running":
-                raise OSError(lost) from error
-            if failed is None:  # the connection may tell before the client does
-                raise OSError(f"{lost}, or gave its chunks up: {first_line(error)}") from error
-            cause = failed.exception()  # which a cancelled one forgets
-            client.cancel(list(windows))
-            raise OSError(_failure(name, windows[failed], cause)) from cause
-        for future, block in zip(futures, blocks, strict=True):
-            take(windows.pop(future), block)
-            future.release()
-            submit()
+    with _told_of_no_worker(client):
+        for futures in batches:
+            try:
+                blocks = client.gather(futures)
+            except Exception as error:  # whatever a worker raised, or that it died
+                failed = next((future for future in futures if future.status == "error"), None)
+                if client.status != "running":
+                    raise OSError(lost) from error
+                if failed is None:  # the connection may tell before the client does
+                    raise OSError(f"{lost}, or gave its chunks up: {first_line(error)}") from error
+                cause = failed.exception()  # which a cancelled one forgets
+                client.cancel(list(windows))
+                raise OSError(_failure(name, windows[failed], cause)) from cause
+            for future, block in zip(futures, blocks, strict=True):
+                take(windows.pop(future), block)
+                future.release()
+                submit()
+
+
+@contextmanager
+def _told_of_no_worker(client: Any) -> Iterator[None]:
+    """Say so where the last worker is gone: the work waits for another, and nothing moves."""
+    over = threading.Event()
+
+    def watch() -> None:
+        is_told = False
+        while not over.wait(_WATCHED):
+            is_alone = client.status == "running" and not threads_of(client)
+            if is_alone and not is_told:
+                logger.warning("the cluster has no worker left: waiting for one")
+            is_told = is_alone
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _ahead(client: Any, longest: int) -> Iterator[int]:
     """How many chunks more than a row are in flight: rows for all threads that there are by now.
 
     Workers come and go. They are counted every `_COUNTED` seconds, since to ask takes some
-    milliseconds; a scheduler that does not answer leaves the last number.
+    milliseconds.
     """
     counted, threads = -math.inf, 1
     while True:
         if time.monotonic() - counted > _COUNTED:
-            with suppress(OSError):
-                workers = client.scheduler_info(n_workers=-1)["workers"].values()
-                threads = sum(worker["nthreads"] for worker in workers)
+            threads = threads_of(client) or threads
             counted = time.monotonic()
         yield longest * max(1, math.ceil(threads / longest))
 

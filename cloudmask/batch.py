@@ -242,6 +242,8 @@ def _fingerprint(scene: str, options: dict[str, Any]) -> str:
 
 def _is_made_by(output: Path, options: dict[str, Any]) -> bool:
     """Whether it is a mask that tells of the same model and threshold."""
+    if is_remote(output):
+        return True
     asked = tags_of({key: options[key] for key in options.keys() & {*PROVENANCE, "threshold"}})
     try:
         with rasterio.open(output) as dataset:

@@ -12,6 +12,7 @@ from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
+_MERCATORS = ("Popular Visualisation Pseudo Mercator", "Mercator (variant A)")
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,16 @@ def _metres_per_unit(crs: CRS) -> float:
 
 
 def _is_mercator(crs: CRS) -> bool:
-    """Whether it is Mercator's projection: that of the web has many codes, or none."""
+    """Whether it is Mercator's projection of scale 1 at the equator, where northings begin.
+
+    That of the web has many codes, or none.
+    """
     conversion = crs.to_dict(projjson=True).get("conversion", {})
-    name = conversion.get("method", {}).get("name", "")
-    return str(name).startswith(("Mercator", "Popular Visualisation Pseudo Mercator"))
+    if conversion.get("method", {}).get("name") not in _MERCATORS or _metres_per_unit(crs) != 1:
+        return False
+    values = {one["name"]: one["value"] for one in conversion.get("parameters", ())}
+    is_shifted = values.get("False northing", 0) or values.get("Latitude of natural origin", 0)
+    return not is_shifted and values.get("Scale factor at natural origin", 1) == 1
 
 
 def _metres_per_degree(latitude: float) -> tuple[float, float]:

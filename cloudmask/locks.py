@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import locket
@@ -20,6 +20,8 @@ def alone(path: Path, doing: str) -> Iterator[None]:
     ------
     FileExistsError
         Another one has it, and is `doing` it, such as "written".
+    PermissionError
+        Another user's process has it, or had it and was killed.
     """
     path = path.absolute()
     lock_file = path.with_name(f".{path.name}.lock")
@@ -30,6 +32,10 @@ def alone(path: Path, doing: str) -> Iterator[None]:
         raise FileExistsError(
             f"{path} is being {doing} by another process: wait for it, or choose another name"
         ) from error
+    except PermissionError as error:
+        raise PermissionError(
+            f"{lock_file} is another user's: wait until {path} is {doing}, or remove it"
+        ) from error
     except OSError as error:
         lock_file.unlink(missing_ok=True)
         logger.warning("%s: its file system has no locks, write it but once (%s)", path, error)
@@ -38,5 +44,6 @@ def alone(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock_file.unlink()
+        with suppress(OSError):  # somebody removed it; or Windows, which keeps what is open
+            lock_file.unlink()
         lock.release()

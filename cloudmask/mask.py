@@ -55,7 +55,13 @@ def _cut(probability: Block, value: float) -> Block:
 
 def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
     """Pixels with NaN where they are what the array declares as nodata, in rioxarray's way."""
-    declared = array.rio.nodata
+    try:
+        declared = array.rio.nodata
+    except (
+        OverflowError,
+        ValueError,
+    ):  # of another type, which the array had before: hides nothing
+        return array
     if declared is None or math.isnan(declared):
         return array
     masked = array.astype("float32").where(array != declared)

@@ -12,8 +12,8 @@ def is_zarr(path: str | Path) -> bool:
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is a URL, such as s3://bucket/mask.zarr; GDAL's vrt://FILE?… is none."""
-    return "://" in str(path) and not str(path).startswith("vrt://")
+    """Whether a path is a URL, such as s3://bucket/mask.zarr."""
+    return "://" in str(path)
 
 
 def is_local(path: str | Path) -> bool:

@@ -66,7 +66,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     """
     _check(scene)
     halo = check_overlap(model, overlap)
-    grid = grid_of(scene)
+    given = scene
     scene = nan_where_declared(scene.transpose(..., "band", "y", "x"))
     step, depth = step_and_depth(scene.dtype, model.stride, halo)
     pixels = _laid_out(da.asarray(scene.data), step, depth)
@@ -110,7 +110,17 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     )
     # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
     probability.encoding = {k: v for k, v in scene.encoding.items() if k == "grid_mapping"}
-    # Some scenes have it in attributes, which stay behind.
+    return _placed_as(given, probability)
+
+
+def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
+    """Where the scene lies, if that is told in its attributes, which stay behind."""
+    if not {"crs", "transform"} & scene.attrs.keys():
+        return probability
+    try:
+        grid = grid_of(scene)
+    except (RuntimeError, TypeError, ValueError):  # pyproj's, and others: they mean something else
+        return probability
     return probability if grid_of(probability) == grid else grid.attach(probability)
 
 

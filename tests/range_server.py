@@ -29,6 +29,8 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
         else:
             self.send_response(200)
+        if "silent" in path.name:
+            print("0\n", end="", flush=True)
         if "silent" in path.name or ("hangs" in path.name and first > HEADER):
             time.sleep(60)
         with path.open("rb") as file:

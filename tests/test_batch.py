@@ -367,3 +367,8 @@ def test_a_folder_that_was_renamed_is_kept_under_its_new_name(tmp_path):
     out = tmp_path / "new" / "a.tif"
     (kept,) = segment_many(["a.tif"], [out], segment, {}, resume=True)
     assert (kept.status, kept.output) == ("kept", str(out))
+
+
+def test_gdals_names_of_parts_are_no_patterns(tmp_path):
+    scene = f"vrt://{tmp_path}/s.tif?bands=3,2,1"
+    assert find_scenes([scene]) == [scene]

@@ -371,10 +371,16 @@ def test_workers_that_come_later_get_work(tmp_path):
     at_once = []
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster),
+        Client(cluster) as client,
     ):
-        cluster.scale(4)
-        stream(tall, lambda _, block: at_once.append(int(block.max())), "mask")
+
+        def take(_, block):
+            if not at_once:
+                cluster.scale(4)
+                client.wait_for_workers(4)
+            at_once.append(int(block.max()))
+
+        stream(tall, take, "mask")
     assert len(at_once) == 60
     assert max(at_once) > 2
 

@@ -164,3 +164,13 @@ def test_mercator_by_another_code_is_mercator(code):
     northing = 8_399_738  # of 60° N on the sphere, where a metre of the map is half of one
     grid = Grid(2, 2, Affine(10, 0, 0, 0, -10, northing + 10), CRS.from_user_input(code))
     assert grid.gsd == pytest.approx((5, 5), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["EPSG:5641", "EPSG:3994", "+proj=merc +lat_ts=60 +ellps=WGS84", "+proj=merc +units=us-ft"],
+)
+def test_mercator_that_begins_elsewhere_is_as_long_as_its_pixels(code):
+    crs = CRS.from_user_input(code)
+    grid = Grid(2, 2, Affine(10, 0, 0, 0, -10, 8_399_748), crs)
+    assert grid.gsd == pytest.approx((10 * crs.linear_units_factor[1],) * 2)

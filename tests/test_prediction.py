@@ -430,3 +430,15 @@ def test_the_scene_to_enlarge_to_may_have_its_dimensions_in_any_order():
     mask = segment(scene, FakeModel())
     for dims in (("band", "x", "y"), ("y", "x", "band")):
         xr.testing.assert_identical(enlarge(mask, scene.transpose(*dims)), enlarge(mask, scene))
+
+
+@pytest.mark.parametrize("value", [65535, -9999, np.nan])
+def test_nodata_of_the_type_that_a_scene_had_before_hides_nothing(value):
+    scene = random_scene(16, 16, dtype="uint8").assign_attrs(_FillValue=value)
+    assert not (segment(scene, FakeModel()) == NODATA).any()
+
+
+@pytest.mark.parametrize("attributes", [{"crs": "local"}, {"transform": "none"}, {"crs": 7}])
+def test_attributes_that_are_no_place_are_left_alone(attributes):
+    mask = segment(random_scene(16, 16, dtype="uint8").assign_attrs(attributes), FakeModel())
+    assert mask.rio.crs is None

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import dask
@@ -258,6 +258,14 @@ def test_a_mask_that_was_enlarged_from_another_grid_is_refused(scene, tmp_path, 
         write_zarr(mask(**change), tmp_path / "m.zarr", resume=True)
 
 
+class Remembering(ThreadPoolExecutor):
+    """Threads that know what they were given."""
+
+    def submit(self, *task, **options):
+        self.submitted = [*getattr(self, "submitted", []), super().submit(*task, **options)]
+        return self.submitted[-1]
+
+
 def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_path):
     noted = tmp_path / ".m.zarr.partial/done/1.0"
     begun, late = threading.Event(), threading.Event()
@@ -281,7 +289,7 @@ def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_pa
         late.set()
         if block_id == (0, 0):
             wait_until_noted()
-            time.sleep(0.5)  # in which the task of the first run ends
+            wait(of_first, timeout=30)
         return block
 
     zeros = da.zeros((8, 4), dtype="uint8", chunks=4)
@@ -289,9 +297,10 @@ def test_the_last_tasks_of_a_failed_run_leave_the_store_of_the_next_alone(tmp_pa
         xr.DataArray(zeros.map_blocks(hook, dtype="uint8", meta=zeros._meta), dims=("y", "x"))
         for hook in (fails, waits)
     )
-    with ThreadPoolExecutor(4) as pool, dask.config.set(pool=pool):
+    with Remembering(4) as pool, dask.config.set(pool=pool):
         with pytest.raises(OSError, match="stopped"):
             write_zarr(first, tmp_path / "m.zarr")
+        of_first = list(pool.submitted)
         write_zarr(second, tmp_path / "m.zarr")
     assert not open_label(tmp_path / "m.zarr").any()
 

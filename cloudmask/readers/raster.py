@@ -287,7 +287,7 @@ def files_of(path: str) -> list[str]:
     """The file, and those that it is put together from if it is a VRT or GDAL's name of a part."""
     path = without_scheme(path)
     is_file = Path(path).exists() and not path.lower().endswith(".vrt")
-    if is_file or not is_local(path) or is_zarr(path):
+    if is_file or is_zarr(path) or _is_elsewhere(path):
         return [path]
     try:
         with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
@@ -314,8 +314,14 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
         return control | ({"gcps": points, "crs": crs, "transform": None} if points else {})
 
 
+def _is_elsewhere(path: str) -> bool:
+    """Whether none of its files is on this machine; GDAL's vrt://FILE?… looks like a URL."""
+    return not is_local(path) and not path.startswith("vrt://")
+
+
 def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:
-    if dataset.driver != "VRT" and Path(path).exists():
+    # A URL has no version: to ask for its files would only ask the server for each that may be.
+    if _is_elsewhere(path) or (dataset.driver != "VRT" and Path(path).exists()):
         return [path]
     return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
 

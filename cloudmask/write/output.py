@@ -150,15 +150,16 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is either the old or the new one, never half of it."""
+    # Names of files may be no UTF-8: Python has their bytes as surrogates.
+    content = text.encode("utf-8", "surrogateescape")
     if is_remote(path):  # an object appears whole
-        path.write_text(text)
+        path.write_bytes(content)
         return
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        # Names of files may be no UTF-8: Python has their bytes as surrogates.
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
         full_disk(path, error)
         raise

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import locket
@@ -38,7 +39,7 @@ def alone(path: Path, doing: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         lock_file.unlink(missing_ok=True)
-        logger.warning("%s: its file system has no locks, write it but once (%s)", path, error)
+        _tell_of_no_locks(path.parent, str(error))
         yield
         return
     try:
@@ -47,3 +48,9 @@ def alone(path: Path, doing: str) -> Iterator[None]:
         with suppress(OSError):  # somebody removed it; or Windows, which keeps what is open
             lock_file.unlink()
         lock.release()
+
+
+@lru_cache
+def _tell_of_no_locks(folder: Path, why: str) -> None:
+    """Once, not for each of a thousand masks."""
+    logger.warning("%s is on a file system without locks: write a name but once (%s)", folder, why)

@@ -22,8 +22,8 @@ import rasterio
 from cloudmask.errors import first_line
 from cloudmask.locks import alone
 from cloudmask.paths import is_local, is_remote, read_json
+from cloudmask.readers.files import files_of
 from cloudmask.readers.protocol import version_of
-from cloudmask.readers.raster import files_of
 from cloudmask.report import CloudCover
 from cloudmask.write import PROVENANCE, tags_of, write_json, write_text
 
@@ -220,7 +220,7 @@ def _segment_one(
         write_json(note, {"made_from": made_from, "outcome": None})
     try:
         cover = segment(scene, output)
-    except Exception:
+    except Exception:  # whatever it is, it is raised again; an interrupt leaves the note
         if is_new:
             note.unlink(missing_ok=True)  # or what somebody else puts there would be taken for ours
         raise

@@ -14,7 +14,7 @@ from cloudmask.paths import is_remote
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
-from cloudmask.readers.raster import files_of
+from cloudmask.readers.files import files_of
 from cloudmask.registry import CloudModel
 from cloudmask.report import (
     CloudCover,

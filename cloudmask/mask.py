@@ -57,11 +57,8 @@ def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
     """Pixels with NaN where they are what the array declares as nodata, in rioxarray's way."""
     try:
         declared = array.rio.nodata
-    except (
-        OverflowError,
-        ValueError,
-    ):  # of another type, which the array had before: hides nothing
-        return array
+    except (OverflowError, ValueError):
+        return array  # it is of another type, which the array had before: it hides nothing
     if declared is None or math.isnan(declared):
         return array
     masked = array.astype("float32").where(array != declared)

@@ -1,7 +1,6 @@
 """Read through GDAL."""
 
 import math
-import os
 import platform
 import threading
 from collections import OrderedDict
@@ -22,28 +21,15 @@ from rasterio.windows import Window
 
 from cloudmask import resample
 from cloudmask.chunks import Block
-from cloudmask.constants import GDAL_CACHE, NODATA
+from cloudmask.constants import NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.paths import is_local, is_remote, is_zarr, without_scheme
+from cloudmask.paths import is_remote
+from cloudmask.readers.files import GDAL_OPTIONS, parts_of
 from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
 from cloudmask.stopwatch import timed
 
-# GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
-# that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
-# hangs is given up after three times a minute. What the user's environment sets holds.
 T = TypeVar("T")
-_GDAL_OPTIONS: dict[str, Any] = {
-    option: value
-    for option, value in {
-        "GDAL_NUM_THREADS": "1",
-        "GDAL_CACHEMAX": GDAL_CACHE,
-        "GDAL_HTTP_TIMEOUT": "60",
-        "GDAL_HTTP_MAX_RETRY": "2",
-        "GDAL_HTTP_RETRY_DELAY": "1",
-    }.items()
-    if option not in os.environ
-}
 
 
 @dataclass(frozen=True)
@@ -114,14 +100,11 @@ class RasterReader:
         # Closed at once: a mask may be replaced, and a file in the making is removed soon.
         with self._open(keep=False) as dataset, self._naming(window):
             values = dataset.read(self.bands, window=window)
-            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(self._flags(dataset)):
+            flags = dataset.mask_flag_enums[self.bands[0] - 1]
+            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags):
                 hidden = dataset.read_masks(self.bands, window=window) == 0
                 values[hidden] = np.nan if values.dtype.kind == "f" else NODATA
             return values
-
-    def _flags(self, dataset: rasterio.DatasetReader) -> list[MaskFlags]:
-        """By what the first band's pixels are valid."""
-        return list(dataset.mask_flag_enums[self.bands[0] - 1])
 
     def is_striped(self, grid: Grid, chunk: int) -> bool:
         return self.block[1] > max(1024, chunk * self.grid.width / grid.width)
@@ -154,7 +137,7 @@ class RasterReader:
     @contextmanager
     def _open(self, *, keep: bool) -> Iterator[rasterio.DatasetReader]:
         """The dataset; `keep` leaves it open in this thread, for windows to come."""
-        with rasterio.Env(**_GDAL_OPTIONS):
+        with rasterio.Env(**GDAL_OPTIONS):
             try:
                 dataset = _handle(self.name, self.version) if keep else rasterio.open(self.name)
             except rasterio.errors.RasterioIOError as error:
@@ -228,7 +211,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
     """Open a raster by what its header says; errors as for `open_reader`."""
 
     def opened() -> rasterio.DatasetReader:
-        with rasterio.Env(**_GDAL_OPTIONS):
+        with rasterio.Env(**GDAL_OPTIONS):
             return rasterio.open(path)
 
     try:
@@ -279,51 +262,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         grid = Grid(dataset.height, dataset.width, transform, crs)
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
-        version = " ".join(map(version_of, _parts(dataset, path)))
+        version = " ".join(map(version_of, parts_of(dataset, path)))
     return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block)
-
-
-def files_of(path: str) -> list[str]:
-    """The file, and those that it is put together from if it is a VRT or GDAL's name of a part."""
-    path = without_scheme(path)
-    is_file = Path(path).exists() and not path.lower().endswith(".vrt")
-    if is_file or is_zarr(path) or _is_elsewhere(path):
-        return [path]
-    try:
-        with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path) as dataset:
-            return _parts(dataset, path)
-    except rasterio.errors.RasterioIOError:  # who reads it will say so
-        return [path]
-
-
-def control_of(scene: str, grid: Grid) -> dict[str, Any]:
-    """Ground control points and RPCs, by which raw scenes know their place, as rasterio.open takes.
-
-    Empty where `grid` is not the scene's own, and for a Zarr store or what is no longer there.
-    """
-    scene = without_scheme(scene)
-    if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
-        return {}
-    with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(scene) as dataset:
-        native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        is_same = (native.height, native.width) == (grid.height, grid.width)
-        if not (is_same and native.same_bounds(grid)):
-            return {}
-        points, crs = dataset.gcps
-        control: dict[str, Any] = {"rpcs": dataset.rpcs} if dataset.rpcs else {}
-        return control | ({"gcps": points, "crs": crs, "transform": None} if points else {})
-
-
-def _is_elsewhere(path: str) -> bool:
-    """Whether none of its files is on this machine; GDAL's vrt://FILE?… looks like a URL."""
-    return not is_local(path) and not path.startswith("vrt://")
-
-
-def _parts(dataset: rasterio.DatasetReader, path: str) -> list[str]:
-    # A URL has no version: to ask for its files would only ask the server for each that may be.
-    if _is_elsewhere(path) or (dataset.driver != "VRT" and Path(path).exists()):
-        return [path]
-    return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_masked: bool) -> str:

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
 from cloudmask.grid import grid_of
-from cloudmask.readers.raster import control_of
+from cloudmask.readers.files import control_of
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, writing
 from cloudmask.write.stream import stream

@@ -1,0 +1,70 @@
+"""What GDAL knows of a scene beside its pixels: its files, and what ties it to the ground."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import rasterio
+
+from cloudmask.constants import GDAL_CACHE
+from cloudmask.grid import Grid
+from cloudmask.paths import is_local, is_zarr, without_scheme
+
+# GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
+# that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
+# hangs is given up after three times a minute. What the user's environment sets holds.
+GDAL_OPTIONS: dict[str, Any] = {
+    option: value
+    for option, value in {
+        "GDAL_NUM_THREADS": "1",
+        "GDAL_CACHEMAX": GDAL_CACHE,
+        "GDAL_HTTP_TIMEOUT": "60",
+        "GDAL_HTTP_MAX_RETRY": "2",
+        "GDAL_HTTP_RETRY_DELAY": "1",
+    }.items()
+    if option not in os.environ
+}
+
+
+def files_of(path: str) -> list[str]:
+    """The file, and those that it is put together from if it is a VRT or GDAL's name of a part."""
+    path = without_scheme(path)
+    is_file = Path(path).exists() and not path.lower().endswith(".vrt")
+    if is_file or is_zarr(path) or _is_elsewhere(path):
+        return [path]
+    try:
+        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as dataset:
+            return parts_of(dataset, path)
+    except rasterio.errors.RasterioIOError:  # who reads it will say so
+        return [path]
+
+
+def control_of(scene: str, grid: Grid) -> dict[str, Any]:
+    """Ground control points and RPCs, by which raw scenes know their place, as rasterio.open takes.
+
+    Empty where `grid` is not the scene's own, and for a Zarr store or what is no longer there.
+    """
+    scene = without_scheme(scene)
+    if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
+        return {}
+    with rasterio.Env(**GDAL_OPTIONS), rasterio.open(scene) as dataset:
+        native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+        is_same = (native.height, native.width) == (grid.height, grid.width)
+        if not (is_same and native.same_bounds(grid)):
+            return {}
+        points, crs = dataset.gcps
+        control: dict[str, Any] = {"rpcs": dataset.rpcs} if dataset.rpcs else {}
+        return control | ({"gcps": points, "crs": crs, "transform": None} if points else {})
+
+
+def _is_elsewhere(path: str) -> bool:
+    """Whether none of its files is on this machine; GDAL's vrt://FILE?… looks like a URL."""
+    return not is_local(path) and not path.startswith("vrt://")
+
+
+def parts_of(dataset: rasterio.DatasetReader, path: str) -> list[str]:
+    """The files of an open dataset that `path` names."""
+    # A URL has no version: to ask for its files would only ask the server for each that may be.
+    if _is_elsewhere(path) or (dataset.driver != "VRT" and Path(path).exists()):
+        return [path]
+    return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]

@@ -412,8 +412,8 @@ def main() -> None:
                 if progress * 20 >= told:
                     told += 1
                     log["losses"].append([progress, *done])
-                    ahead = SLOTS if batches.ready.empty() else 0
-                    say(f"{progress:.2f}, step {steps}, {ahead and 'waits' or 'fed'}: {done}")
+                    fed = "waits for patches" if batches.ready.empty() else "fed"
+                    say(f"{progress:.2f}, step {steps}, {fed}: {done}")
             if milestones and progress >= milestones[0]:
                 when = milestones.pop(0)
                 stopped = time.monotonic()

@@ -66,18 +66,20 @@ class Member:
     """Its way back starts from random weights."""
     normalises: bool = False
     """Batch normalisation goes by batches; else by what it knows from the start."""
+    encoder_share: float = 1.0
+    """Of the rate, for layers of the encoder."""
     loss: str = "bce+dice"
 
 
 MEMBERS = (
-    Member("unet_a", "unet_vgg16", "unet-f1.weights.h5", 2e-4, True),
-    Member("unet_b", "unet_vgg16", "hed.weights.h5", 3e-4, True, fresh=True, normalises=True),
+    Member("unet_a", "unet_vgg16", "unet-f1.weights.h5", 2e-4, True, encoder_share=0.5),
+    Member("unet_b", "unet_vgg16", "hed.weights.h5", 3e-4, True, True, True, encoder_share=0.3),
     Member("slim", "unet_slim", "unet-slim.weights.h5", 5e-4),
     Member("slim_n", "unet_slim", "unet-slim.weights.h5", 1e-3, normalises=True),
     Member("lite", "lite", "lite.weights.h5", 1e-3),
     Member("cloudx", "cloudx_net", "cloudxnet-f1.weights.h5", 6e-4),
 )
-MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, teaches=True, loss="bce+f2")
+MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, True, loss="bce+f2")
 """What the better teacher becomes at the end: missed cloud weighs more."""
 
 
@@ -275,8 +277,9 @@ class Learner:
         if progress > WARM_UP:
             rate *= 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
         held = self.member.fresh and progress < WARM_UP
+        share = 0.0 if held else self.member.encoder_share
         self.state, loss, said = self._step(
-            self.state, pixels, target, np.float32(rate), np.float32(0 if held else rate)
+            self.state, pixels, target, np.float32(rate), np.float32(share * rate)
         )
         return loss, said
 

@@ -64,12 +64,11 @@ class Evaluation:
         return rows
 
     def facts(self) -> dict[str, Any]:
-        """Everything, for JSON: scores, 95 % intervals, scenes, the sweep, the best thresholds."""
+        """Everything, for JSON: scores, 95 % intervals, best thresholds, scenes, the sweep."""
         sets = self.sets
         whole = [one for members in sets.values() for one in members]
         return {
             "threshold": self.threshold,
-            "best_threshold": {"f1": best_threshold(whole), "f2": best_threshold(whole, beta=2)},
             "overall": _facts(whole, self.threshold),
             "sets": {name: _facts(members, self.threshold) for name, members in sets.items()},
             "scenes": [
@@ -101,9 +100,12 @@ def _row(name: str, scene: str, tallies: Sequence[Tally], threshold: float) -> d
 
 def _facts(scenes: Sequence[Tally], threshold: float) -> dict[str, Any]:
     total = reduce(add, scenes)
+    best = {name: best_threshold(scenes, beta) for name, beta in (("f1", 1), ("f2", 2))}
     return {
         "scenes": len(scenes),
         "pixels": total.pixels,
         **asdict(score(scenes, threshold)),
         "intervals": intervals(scenes, threshold),
+        "best_threshold": best,
+        "best": {name: getattr(score(scenes, at), name) for name, at in best.items()},
     }

@@ -134,7 +134,7 @@ def test_evaluate_writes_pages_of_a_mask_and_of_a_model_on_one_image(folder):
     model = run("evaluate", *pair, "--out", "of_model", cwd=folder)
     assert model.returncode == 0, model.stderr
     assert model.stdout.startswith("lite on scene_30m.tif, threshold 0.5")
-    assert "best threshold: " in model.stdout
+    assert model.stdout.splitlines()[1].endswith("best f1     best f2")
     for out in ("of_mask", "of_model"):
         facts = json.loads((folder / out / "scores.json").read_text())
         assert facts["overall"]["f1"] > 0.8

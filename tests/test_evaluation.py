@@ -164,11 +164,24 @@ def test_tables_hold_intervals_and_scenes(labelled, tmp_path):
     assert rows[3]["f1_low"] == ""  # a single scene has none
 
 
+def test_each_set_has_a_best_threshold_of_its_own(labelled):
+    examples = read_examples(labelled)
+    facts = evaluate_model(FakeModel(), examples).facts()
+    for name, found in facts["sets"].items():
+        members = [example for example in examples if example.set == name]
+        alone = evaluate_model(FakeModel(), members).facts()["sweep"]
+        for key, at in found["best_threshold"].items():
+            highest = max(scores[key] for scores in alone if scores[key] > 0)
+            assert found["best"][key] == highest
+            assert highest in [scores[key] for scores in alone if scores["threshold"] == at]
+
+
 def test_images_without_cloud_have_tables_and_pictures(labelled, tmp_path, recwarn):
     clear = [example for example in read_examples(labelled) if example.scene == "b1"]
     write_evaluation(evaluate_model(FakeModel(), clear), tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert facts["overall"]["recall"] is None
+    assert facts["overall"]["best"]["f1"] == 0  # of what was found nothing is cloud
     assert facts["overall"]["false_cloud"] > 0
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]
 

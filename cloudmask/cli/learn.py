@@ -133,12 +133,18 @@ def _print_line(scores: dict[str, Any]) -> None:
 
 
 def _print_table(facts: dict[str, Any]) -> None:
-    print(f"{'set':20} {'scenes':>6} " + " ".join(f"{key:>11}" for key in _SHOWN))
+    heads = " ".join(f"{key:>11}" for key in (*_SHOWN, "best f1", "best f2"))
+    print(f"{'set':20} {'scenes':>6} {heads}")
     for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
-        values = " ".join(f"{_percent(scores[key]):>11}" for key in _SHOWN)
-        print(f"{name:20} {scores['scenes']:6} {values}")
-    best = facts["best_threshold"]
-    print(f"best threshold: {best['f1']:g} by F1, {best['f2']:g} by F2")
+        values = [_percent(scores[key]) for key in _SHOWN]
+        values += [_best(scores, key) for key in ("f1", "f2")]
+        print(f"{name:20} {scores['scenes']:6} " + " ".join(f"{value:>11}" for value in values))
+
+
+def _best(scores: dict[str, Any], key: str) -> str:
+    """The best score, and the threshold that gives it."""
+    best = scores["best"][key]
+    return f"{best:.3f} {scores['best_threshold'][key]:.2f}" if best > 0 else "–"
 
 
 @click.command()

@@ -484,6 +484,10 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_chunk(tmp_path,
     with pytest.raises(IsADirectoryError, match="is a directory"):
         write(array, folder, overwrite=True)
     assert (folder / "precious").read_text() == "kept"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="pipe is a device or a pipe, which stays"):
+        write(array, tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @each_writer
@@ -495,6 +499,14 @@ def test_a_folder_without_permission_is_refused(tmp_path, rng, suffix):
             WRITERS[suffix](place(patches(rng, 20, 20)), tmp_path / f"m{suffix}")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_file_is_not_taken_for_an_old_store(tmp_path, rng):
+    file = tmp_path / "scene.tif"
+    file.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"scene\.tif is a file, but no Zarr store"):
+        write_zarr(place(patches(rng, 20, 20)), file, overwrite=True)
+    assert file.read_text() == "precious"
 
 
 def test_a_folder_of_other_things_is_not_taken_for_an_old_store(tmp_path, rng):

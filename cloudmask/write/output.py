@@ -49,7 +49,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def check_folder_of(path: Path) -> None:
-    """Refuse a path whose folder is not there, or cannot be written in."""
+    """Refuse a path whose folder is not there or cannot be written in, and devices and pipes."""
     folder = path.parent
     if not folder.exists():
         raise FileNotFoundError(f"the folder {folder} does not exist: make it first")
@@ -57,6 +57,8 @@ def check_folder_of(path: Path) -> None:
         raise NotADirectoryError(f"{folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the folder {folder} is not writable")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # root could replace /dev/null
+        raise FileExistsError(f"{path} is a device or a pipe, which stays: name a file")
 
 
 def _check_remote(path: Path, *, overwrite: bool) -> None:

@@ -101,6 +101,8 @@ def write_zarr(
     if resume and is_store(path) and not overwrite:
         check_same(path, path, made_from)
         return
+    if not is_remote(path) and path.is_file():
+        raise FileExistsError(f"{path} is a file, but no Zarr store: choose another name")
     # What an object store has of a run that ended while it was published.
     is_interrupted = resume and is_remote(path) and Partial.of(path).has_begun
     check_output(path, overwrite=overwrite or is_interrupted)

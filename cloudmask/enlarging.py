@@ -17,7 +17,7 @@ from cloudmask import chunks
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
-from cloudmask.mask import check_threshold, mask_attributes, nan_where_declared
+from cloudmask.mask import check_kind, check_threshold, mask_attributes, nan_where_declared
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
 
@@ -58,7 +58,7 @@ def enlarge(
     ------
     ValueError
         `like` covers another area, is coarser, or `resampling` is not known; `array` has other
-        dimensions.
+        dimensions, or is neither a mask nor a probability.
     """
     if array.dims != ("y", "x"):
         raise ValueError(
@@ -67,6 +67,7 @@ def enlarge(
         )
     if like.dims[-2:] != ("y", "x"):
         like = like.transpose(..., "y", "x")
+    check_kind(array)
     is_mask = array.dtype == np.uint8
     if threshold is not None:
         check_threshold(threshold)

@@ -14,7 +14,7 @@ import xarray as xr
 from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
-from cloudmask.grid import grid_of
+from cloudmask.grid import grid_of, in_order
 from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
 from cloudmask.mask import check_threshold
@@ -66,6 +66,7 @@ def evaluate(
         to 1.
     """
     check_threshold(threshold)
+    mask, label = in_order(mask, "y", "x"), in_order(label, "y", "x")
     truth = classes_of(label, Reading(cloud=cloud), "the label")
     found, _ = _tally_pair(_without_declared(mask), truth, "the label")
     _warn_of_nothing([found])

@@ -106,12 +106,37 @@ def grid_of(array: xr.DataArray) -> Grid:
             transform = stored
     for dim, known in (("x", transform.a), ("y", transform.e)):
         if dim in array.coords and array.sizes[dim] > 1:
-            step = float(array[dim][1] - array[dim][0])
+            step = _step(array, dim)
             if not math.isclose(step, known, rel_tol=1e-6):
                 # Every second pixel, say: the coordinates know, the stored transform does not.
                 transform = array.rio.transform(recalc=True)
                 break
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
+
+
+def in_order(array: xr.DataArray, *dims: str) -> xr.DataArray:
+    """The array with its dimensions in this order; a ValueError if it has others."""
+    if set(array.dims) != set(dims):
+        raise ValueError(
+            f"the array has dimensions {', '.join(map(str, array.dims))}: give one of "
+            f"({', '.join(dims)}), select or rename first"
+        )
+    return array.transpose(*dims)
+
+
+def _step(array: xr.DataArray, dim: str) -> float:
+    """How far neighbours lie apart; a ValueError where some lie further."""
+    values = array[dim].to_numpy()
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{dim} is {values.dtype}: give coordinates in units of the CRS")
+    step = float(values[1] - values[0])
+    off = np.abs(values - np.linspace(values[0], values[-1], len(values))).max()
+    if not off <= abs(step) / 4:
+        raise ValueError(
+            f"{dim} is not evenly spaced, from {step:g} to {np.diff(values).max():g}: write the "
+            "parts one by one, or bring them to one grid (rio.reproject_match)"
+        )
+    return step
 
 
 def _metres_per_unit(crs: CRS) -> float:

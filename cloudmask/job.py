@@ -10,7 +10,7 @@ import xarray as xr
 from cloudmask.enlarging import enlarge
 from cloudmask.errors import first_line
 from cloudmask.mask import check_threshold, threshold
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_remote, is_zarr
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
@@ -25,7 +25,7 @@ from cloudmask.report import (
     thin_out,
 )
 from cloudmask.scene import check_radiometry, open_scene
-from cloudmask.write import check_output, write_cog, write_png, write_zarr
+from cloudmask.write import check_output, check_store, write_cog, write_png, write_zarr
 
 _WRITERS: dict[str, Callable[..., None]] = {
     ".tif": write_cog,
@@ -104,7 +104,8 @@ class Job:
             if _is_same(output, self.scene):
                 raise ValueError(f"{output} is the scene itself: choose another name")
             is_ours = self.resume and (output == self.out or is_quicklook(output))
-            check_output(output, overwrite=self.overwrite or is_ours)
+            check = check_store if is_zarr(output) else check_output
+            check(output, overwrite=self.overwrite or is_ours)
 
     @property
     def cut(self) -> float:

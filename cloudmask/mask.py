@@ -17,7 +17,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     Parameters
     ----------
     probability : DataArray
-        float: 0 to 1, NaN where nodata.
+        float: 0 to 1, NaN or what it declares where nodata.
     value : float
         0 to 1; at or above it a pixel is cloud.
 
@@ -37,6 +37,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
             f"the array is {probability.dtype}: a mask has been cut already, pass a probability "
             "(float)"
         )
+    probability = nan_where_declared(probability)
     if isinstance(probability.data, Array):  # one task a chunk, where operators make several
         data = probability.data.map_blocks(_cut, value, dtype="uint8")
     else:
@@ -66,6 +67,15 @@ def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
     return masked
 
 
+def check_kind(array: xr.DataArray) -> None:
+    """Refuse what is neither a mask nor a probability with a ValueError."""
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise ValueError(
+            f"the array is {array.dtype}: a mask is uint8 (0 clear, 1 cloud, 255 nodata), a "
+            "probability float32"
+        )
+
+
 def check_threshold(value: float) -> None:
     """Refuse a threshold outside 0 to 1 with a ValueError."""
     if not (math.isfinite(value) and 0 <= value <= 1):
@@ -75,7 +85,7 @@ def check_threshold(value: float) -> None:
 def mask_attributes(attributes: dict[str, Any], value: float) -> dict[str, Any]:
     """CF attributes of a mask that was cut at `value` from an array with `attributes`."""
     return {
-        **{k: v for k, v in attributes.items() if k != "units"},
+        **{k: v for k, v in attributes.items() if k not in ("units", "_FillValue")},
         "long_name": "cloud mask",
         "threshold": value,
         "flag_values": list(FLAG_MEANINGS),

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 _LOAD = threading.Lock()
+_STARTED_IN: set[int] = set()
+"""The process in which TensorFlow was started."""
 
 SIDE_BY_SIDE = 2
 """Forward passes at the same time, on a CPU. One uses all cores but leaves gaps: two were 8 %
@@ -56,14 +58,26 @@ def forward(
     path: str, sha256: str, architecture: str, precision: str | None, pixels: Block
 ) -> Block:
     """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
+    _check_process()
     with _LOAD:
         call, turns = _loaded(path, sha256, architecture, precision)
     with turns, timed("network"):
         return call(np.asarray(pixels))
 
 
+def _check_process() -> None:
+    """Refuse a process that was forked from one in which TensorFlow ran: it would wait for ever."""
+    if _STARTED_IN and os.getpid() not in _STARTED_IN:
+        raise RuntimeError(
+            "this process was forked from one in which TensorFlow ran: start it with "
+            "multiprocessing.get_context('spawn')"
+        )
+    _STARTED_IN.add(os.getpid())
+
+
 def start_tensorflow() -> ModuleType:
     """TensorFlow, started without the lines that it prints whatever its log level."""
+    _check_process()
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

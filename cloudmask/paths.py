@@ -40,6 +40,7 @@ def resolved(path: str) -> str:
 
 def destination(path: str | Path) -> Path:
     """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
+    path = without_scheme(str(path))
     place = locate(path)
     return place.resolve() if not is_remote(path) and place.is_symlink() else place
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK
+from cloudmask.errors import first_line
 from cloudmask.paths import is_zarr
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
@@ -79,7 +80,7 @@ def open_valid(
         data = whole[0]
     else:
         load, is_striped = all_valid, False
-        data = da.ones((grid.height, grid.width), dtype, chunks=square_chunks(grid, chunk))
+        data = da.ones((grid.height, grid.width), dtype=dtype, chunks=square_chunks(grid, chunk))
     array = xr.DataArray(data, dims=("y", "x"), name="valid")
     array.encoding[WINDOWS] = Windows(data.name, load, is_striped)
     return grid.attach(array)
@@ -110,7 +111,10 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     """
     path = str(path)
     if is_zarr(path):
-        dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+        try:
+            dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+        except Exception as error:  # stores of other machines have exceptions of their own
+            raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
         for name in ("mask", "probability"):
             if name in dataset:
                 return dataset[name]

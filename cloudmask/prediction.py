@@ -12,6 +12,8 @@ from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.grid import grid_of
 from cloudmask.mask import nan_where_declared, threshold
+from cloudmask.paths import resolved
+from cloudmask.readers.protocol import version_of
 from cloudmask.scene import default_chunk
 from cloudmask.windows import WINDOWS
 
@@ -103,7 +105,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
             "threshold": model.threshold,
             "overlap": halo,
             "model_grid": list(scene.shape[-2:]),  # which an enlarged mask does not show
-            **{k: v for k, v in scene.attrs.items() if str(k).startswith("scene_")},
+            **_source_of(given),
             **getattr(model, "provenance", {"model": model.name}),
         },
         name="probability",
@@ -111,6 +113,15 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
     probability.encoding = {k: v for k, v in scene.encoding.items() if k == "grid_mapping"}
     return _placed_as(given, probability)
+
+
+def _source_of(scene: xr.DataArray) -> dict[str, Any]:
+    """What `open_scene` noted of a scene; or else the file that another reader says it is from."""
+    noted = {str(k): v for k, v in scene.attrs.items() if str(k).startswith("scene_")}
+    source = scene.encoding.get("source")
+    if "scene_source" in noted or not isinstance(source, str):
+        return noted
+    return noted | {"scene_source": resolved(source), "scene_version": version_of(source)}
 
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:

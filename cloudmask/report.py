@@ -13,9 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.paths import destination, is_remote
+from cloudmask.grid import in_order
+from cloudmask.paths import destination
 from cloudmask.stretch import brightened
-from cloudmask.write import check_folder_of, replacing
+from cloudmask.write import check_output, replacing
 
 _QUICKLOOK_SIDE = 1200
 _SOFTWARE = "cloudmask quicklook"
@@ -94,12 +95,12 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     ValueError
         `mask` has another shape, or is a probability.
     OSError
-        The folder is not there, or cannot be written in.
+        The folder is not there, or cannot be written in; or `path` is one.
     """
     path = destination(path)
-    if not is_remote(path):
-        check_folder_of(path)
+    check_output(path, overwrite=True)
     _check_mask(mask)
+    scene, mask = in_order(scene, "band", "y", "x"), in_order(mask, "y", "x")
     if mask.shape != scene.shape[1:]:
         raise ValueError(
             f"the mask is {mask.shape}, the scene {scene.shape[1:]}: bring them to one grid"

@@ -91,7 +91,7 @@ def open_scene(
     """
     if grid is not None and (gsd is not None or resize_factor is not None):
         raise ValueError("grid is given with gsd or resize_factor: choose one")
-    reader = open_reader(str(path), tuple(map(int, bands)), nodata)
+    reader = open_reader(str(path), _numbers(bands), nodata)
     if grid is None:
         grid = model_grid(reader.grid, gsd, resize_factor)
     elif not reader.grid.same_bounds(grid) or grid.is_finer(reader.grid):
@@ -110,15 +110,22 @@ def open_scene(
     array.encoding["source"] = str(path)
     if grid == reader.grid:
         array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
-    array.attrs["scene_source"] = str(path)
+    # Whoever reads or compares it later may have another working folder.
+    array.attrs["scene_source"] = reader.path
     array.attrs["scene_version"] = reader.version
     if limits is not None:
-        array.attrs["scene_radiometry"] = [list(limits.low), list(limits.high)]
+        array.attrs["scene_radiometry"] = [*limits.low, *limits.high]  # flat: netCDF takes it
     # So that write_cog(like=path) sees the nodata that this scene has.
     array.attrs["scene_bands"] = list(reader.bands)
     if nodata is not None:
         array.attrs["scene_nodata"] = float(nodata)
     return grid.attach(array)
+
+
+def _numbers(bands: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(bands, Sequence | np.ndarray) or any(int(band) != band for band in bands):
+        raise ValueError(f"bands is {bands!r}: give three numbers from 1 on, such as (1, 2, 3)")
+    return tuple(map(int, bands))
 
 
 def default_chunk(dtype: np.dtype[Any], side: int) -> int:

@@ -44,6 +44,20 @@ class Windows:
         return array.name == self.name and any(isinstance(layer, Blockwise) for layer in layers)
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """Reads the chunks of an array; unlike a function in a function it can be pickled."""
+
+    load: Load
+    rows: tuple[int, ...]
+    """Edges of the chunks."""
+    columns: tuple[int, ...]
+
+    def __call__(self, block_id: tuple[int, int, int]) -> Block:
+        _, i, j = block_id
+        return self.load(slice(*self.rows[i : i + 2]), slice(*self.columns[j : j + 2]))
+
+
 def all_valid(rows: slice, columns: slice) -> Block:
     """A `Load` of where a scene is valid, for one that is everywhere."""
     return np.broadcast_to(np.True_, (1, rows.stop - rows.start, columns.stop - columns.start))
@@ -74,14 +88,8 @@ def open_lazily(
             _READ_SIDE**2 // native.width * grid.height // native.height,
         )
         read_chunks = (layout(grid.height, max(1, rows)), (grid.width,))
-    bounds = [edges(lengths) for lengths in read_chunks]
-
-    def load_block(block_id: tuple[int, int, int]) -> Block:
-        _, i, j = block_id
-        return load(slice(bounds[0][i], bounds[0][i + 1]), slice(bounds[1][j], bounds[1][j + 1]))
-
     data = da.map_blocks(
-        load_block,
+        _Blocks(load, edges(read_chunks[0]), edges(read_chunks[1])),
         chunks=((bands,), *read_chunks),
         dtype=dtype,
         meta=np.empty((0, 0, 0), dtype),
@@ -93,13 +101,18 @@ def open_lazily(
 
 def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:
     """Chunks for (y, x) of about that size; a ValueError for what cannot be one."""
-    if isinstance(chunk, tuple):
+    if isinstance(chunk, tuple) and all(isinstance(lengths, tuple) for lengths in chunk):
         if tuple(map(sum, chunk)) != (grid.height, grid.width):
             raise ValueError(
                 f"chunk adds up to {' × '.join(str(sum(lengths)) for lengths in chunk)} pixels: "
                 f"the scene has {grid.height} × {grid.width}"
             )
         return chunk
+    if not isinstance(chunk, int | np.integer):
+        raise ValueError(
+            f"chunk is {chunk!r}: give a number of pixels, such as 2048, or dask's chunks of y and "
+            "x, such as ((512, 512), (512, 300))"
+        )
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: give a number of pixels above 0")
     # Multiples of 128 suit every network's stride, so that predict need not rechunk.

@@ -17,7 +17,7 @@ import rasterio
 import xarray as xr
 from botocore.exceptions import EndpointConnectionError
 
-from cloudmask import connect, write_cog, write_png, write_zarr
+from cloudmask import connect, open_label, open_scene, write_cog, write_png, write_zarr
 from cloudmask.paths import locate
 from cloudmask.sample import write_sample
 
@@ -205,3 +205,32 @@ def test_a_bucket_without_the_right_to_write_is_refused(tmp_path):
     assert done.returncode == 2
     assert f"s3://{BUCKET}/m.zarr cannot be written to: " in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_what_lies_beside_a_mask_in_a_bucket_stays(bucket, mask):
+    bucket.put_object(Bucket=BUCKET, Key="results/precious.tif", Body=b"kept")
+    folder = f"s3://{BUCKET}/results"
+    with pytest.raises(IsADirectoryError, match="results is a directory, but no Zarr store"):
+        write_zarr(mask, folder, overwrite=True)
+    with pytest.raises(IsADirectoryError, match="results is a directory: name a file"):
+        write_cog(mask, folder, overwrite=True)
+    for root in (f"s3://{BUCKET}", f"s3://{BUCKET}/"):
+        with pytest.raises(ValueError, match="is a whole bucket: name what to make in it"):
+            write_zarr(mask, root, overwrite=True)
+    for pattern in ("m*.tif", "m?.tif", "m[1].tif", "m#.tif"):
+        with pytest.raises(ValueError, match="take for a pattern or a part of a URL"):
+            write_cog(mask, f"s3://{BUCKET}/{pattern}")
+    assert "results/precious.tif" in names(bucket)
+
+
+def test_an_object_that_is_replaced_is_read_anew(bucket, mask, tmp_path):
+    out = f"s3://{BUCKET}/anew.tif"
+    for expected in (mask, 1 - mask, mask[:200, :300]):
+        write_cog(expected, out, overwrite=True)
+        np.testing.assert_array_equal(open_label(out), expected)
+    for side in (200, 300, 250):
+        write_sample(tmp_path / "scene.tif", size=(side, side), seed=side, overwrite=True)
+        bucket.upload_file(str(tmp_path / "scene.tif"), BUCKET, "scene_anew.tif")
+        np.testing.assert_array_equal(
+            open_scene(f"s3://{BUCKET}/scene_anew.tif"), open_scene(tmp_path / "scene.tif")
+        )

@@ -32,7 +32,7 @@ def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Read
             )
         if not (Path(path).is_file() or Path(path).is_dir()):
             raise ValueError(f"{path} is a pipe or a device: name a file, a store or a URL")
-        path = str(Path(path).absolute())  # a worker may have been started in another folder
+        path = str(Path(path).absolute())
     reader: Reader = (open_zarr if is_zarr(path) else open_raster)(path, bands, nodata)
     if reader.grid.transform.is_degenerate:
         raise ValueError(

@@ -13,6 +13,7 @@ from cloudmask.paths import is_local, is_zarr, without_scheme
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
 # that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
 # hangs is given up after three times a minute. What the user's environment sets holds.
+_REMOTE = ("curl", "s3", "gs", "az", "adls", "oss", "swift")
 GDAL_OPTIONS: dict[str, Any] = {
     option: value
     for option, value in {
@@ -21,6 +22,8 @@ GDAL_OPTIONS: dict[str, Any] = {
         "GDAL_HTTP_TIMEOUT": "60",
         "GDAL_HTTP_MAX_RETRY": "2",
         "GDAL_HTTP_RETRY_DELAY": "1",
+        # What is behind a URL may be replaced: GDAL forgets it with the handle, not the process.
+        "CPL_VSIL_CURL_NON_CACHED": ":".join(f"/vsi{kind}/" for kind in _REMOTE),
     }.items()
     if option not in os.environ
 }

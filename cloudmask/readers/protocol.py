@@ -22,6 +22,10 @@ class Reader(Protocol):
     """What `open_scene` asks of a file format."""
 
     @property
+    def path(self) -> str:
+        """Of a local file the absolute one: a worker may have been started in another folder."""
+
+    @property
     def version(self) -> str:
         """Size, time and number of a local file: an overwritten file is another scene."""
 

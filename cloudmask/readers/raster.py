@@ -3,7 +3,8 @@
 import math
 import platform
 import threading
-from collections import OrderedDict
+import uuid
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -48,6 +49,8 @@ class RasterReader:
     can_be_nodata: bool
     block: tuple[int, int]
     """Height and width of the stored blocks."""
+    opened: str
+    """Of a URL, which has no version, who opened it: handles are not for who opens it later."""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
@@ -139,7 +142,11 @@ class RasterReader:
         """The dataset; `keep` leaves it open in this thread, for windows to come."""
         with rasterio.Env(**GDAL_OPTIONS):
             try:
-                dataset = _handle(self.name, self.version) if keep else rasterio.open(self.name)
+                dataset = (
+                    _handle(self.name, self.version + self.opened)
+                    if keep
+                    else rasterio.open(self.name)
+                )
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
@@ -194,6 +201,8 @@ def _interruptibly(call: Callable[[], T]) -> T:
 
 
 _open_handles = threading.local()
+_held: Counter[str] = Counter()
+"""How many handles of a URL are kept open, in all threads."""
 
 
 def _handle(name: str, version: str) -> rasterio.DatasetReader:
@@ -201,10 +210,20 @@ def _handle(name: str, version: str) -> rasterio.DatasetReader:
     handles = _open_handles.__dict__.setdefault("cache", OrderedDict())
     if (name, version) not in handles:
         while len(handles) >= HANDLES:
-            handles.popitem(last=False)[1].close()
-        handles[name, version] = rasterio.open(name)
+            (old, _), handle = handles.popitem(last=False)
+            handle.close()
+            _held[old] -= is_remote(old)
+        handles[name, version] = _opened_anew(name)
+        _held[name] += is_remote(name)
     handles.move_to_end((name, version))
     return handles[name, version]
+
+
+def _opened_anew(name: str) -> rasterio.DatasetReader:
+    """Open it as it is now: of a URL GDAL knows what it was until one of its handles is closed."""
+    if _held[name] > 0:
+        rasterio.open(name).close()
+    return rasterio.open(name)
 
 
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
@@ -212,7 +231,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
 
     def opened() -> rasterio.DatasetReader:
         with rasterio.Env(**GDAL_OPTIONS):
-            return rasterio.open(path)
+            return _opened_anew(path)
 
     try:
         dataset = _interruptibly(opened) if is_remote(path) else opened()
@@ -263,7 +282,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, parts_of(dataset, path)))
-    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block)
+    opened_by = uuid.uuid4().hex if is_remote(path) else ""
+    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block, opened_by)
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_masked: bool) -> str:

@@ -11,6 +11,7 @@ from cloudmask.write.output import (
     write_text,
     writing,
 )
+from cloudmask.write.partial import check_store
 from cloudmask.write.raster import write_cog, write_png
 from cloudmask.write.staging import tags_of
 from cloudmask.write.zarr import write_zarr
@@ -19,6 +20,7 @@ __all__ = [
     "PROVENANCE",
     "check_folder_of",
     "check_output",
+    "check_store",
     "full_disk",
     "replacing",
     "tags_of",

@@ -13,39 +13,55 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-import xarray as xr
 from rasterio._err import CPLE_BaseError
 
 from cloudmask.errors import first_line
 from cloudmask.locks import alone
-from cloudmask.paths import is_remote, is_zarr
+from cloudmask.paths import is_remote
 
 PROVENANCE = ("model", "model_sha256", "precision", "cloudmask_version")
 """Attributes by which a result tells what made it."""
+
+_PATTERN = frozenset("*?[]#")
+"""Characters that fsspec and GDAL would not take as they are."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse a path that cannot become the output, before any work.
+    """Refuse a path that cannot become an output file, before any work.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError, PermissionError, FileExistsError, IsADirectoryError
+    OSError
+        What `check_place` refuses, a folder, or a file that is there without `overwrite`.
+    """
+    check_place(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name a file")
+    check_free(path, overwrite=overwrite)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which nothing can be written, before any work.
+
+    Raises
+    ------
+    ValueError, OSError
+        Of a URL the bucket alone, a character that stores take for a pattern, or what cannot be
+        written to; of a path what `check_folder_of` refuses.
     """
     if is_remote(path):
-        _check_remote(path, overwrite=overwrite)
-        return
-    check_folder_of(path)
-    is_store = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
-    if path.is_dir() and not (is_zarr(path) or is_store):
-        raise IsADirectoryError(f"{path} is a directory: name a file")
+        _check_remote(path)
+    else:
+        check_folder_of(path)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse what exists, unless it is to be replaced."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite to replace it")
-    if path.is_dir() and not is_store:
-        raise FileExistsError(f"{path} is a folder, but no Zarr store: choose another name")
 
 
 def check_folder_of(path: Path) -> None:
@@ -61,11 +77,17 @@ def check_folder_of(path: Path) -> None:
         raise FileExistsError(f"{path} is a device or a pipe, which stays: name a file")
 
 
-def _check_remote(path: Path, *, overwrite: bool) -> None:
+def _check_remote(path: Path) -> None:
     """Object stores tell what they allow when they are asked to do it."""
+    if not path.name:
+        raise ValueError(f"{path} is a whole bucket: name what to make in it")
+    if found := sorted(_PATTERN & set(str(path))):
+        raise ValueError(
+            f"{path} has {' '.join(found)}, which stores take for a pattern or a part of a URL: "
+            "choose another name"
+        )
     probe = path.with_name(f".{path.name}.probe")
     try:
-        exists = path.exists()
         probe.write_bytes(b"cloudmask")
         probe.unlink()
     except ImportError as error:
@@ -75,17 +97,6 @@ def _check_remote(path: Path, *, overwrite: bool) -> None:
             f"{path} cannot be written to: {first_line(error)}; check the bucket, its rights and "
             "the credentials"
         ) from error
-    if exists and not overwrite:
-        raise FileExistsError(f"{path} exists: pass overwrite to replace it")
-
-
-def check_kind(array: xr.DataArray) -> None:
-    """Refuse what is neither a mask nor a probability with a ValueError."""
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise ValueError(
-            f"the array is {array.dtype}: a mask is uint8 (0 clear, 1 cloud, 255 nodata), a "
-            "probability float32"
-        )
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask.locks import alone
-from cloudmask.paths import is_remote, locate
-from cloudmask.write.output import full_disk, move
+from cloudmask.paths import is_remote, is_zarr, locate
+from cloudmask.write.output import check_free, check_place, full_disk, move
 from cloudmask.write.stream import active_client, gone
 
 
@@ -135,6 +135,27 @@ def _filled(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[
             "with --resume goes on"
         ) from error
     _remove(folder)
+
+
+def check_store(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse a path that cannot become a store, before any work: a file, a folder of other things.
+
+    Raises
+    ------
+    ValueError, OSError
+        As for `check_output`.
+    """
+    check_place(path)
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file, but no Zarr store: choose another name")
+    if not path.exists():
+        return
+    # What an object store has of a run that ended while it was published.
+    is_ours = (overwrite or resume) and is_remote(path) and Partial.of(path).has_begun
+    check_free(path, overwrite=overwrite or is_ours or (resume and is_store(path)))
+    if not (is_ours or is_store(path) or (path / ".zgroup").exists()):
+        kind = FileExistsError if is_zarr(path) else IsADirectoryError
+        raise kind(f"{path} is a directory, but no Zarr store: choose another name")
 
 
 def is_store(path: Path) -> bool:

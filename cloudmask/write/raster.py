@@ -14,12 +14,13 @@ import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import enlarge
+from cloudmask.mask import check_kind
 from cloudmask.mask import threshold as cut
 from cloudmask.paths import destination
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
-from cloudmask.write.output import check_kind, check_output, replacing, writing
+from cloudmask.write.output import check_output, replacing, writing
 from cloudmask.write.overviews import halved
 from cloudmask.write.staging import stage_raster, verify
 

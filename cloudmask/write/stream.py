@@ -73,6 +73,8 @@ def stream(
         A chunk failed for good on a cluster: its window and the cause, in one line.
     """
     (optimized,) = dask.optimize(array)
+    if not optimized.dask:  # every chunk is on a cluster already: dask makes nothing of that
+        optimized = array
     blocks = optimized.to_delayed(optimize_graph=False)
     named = iter(windows or slices_from_chunks(array.chunks))
     rows: list[list[Pair]] = [[]]
@@ -116,6 +118,11 @@ def active_client() -> Any:
         client = default_client()
     except ValueError:
         return None
+    if client.asynchronous:  # to wait for it would stop its event loop, on which it waits
+        raise RuntimeError(
+            "the Dask client is asynchronous, and this waits for its chunks: call it with a client "
+            "that is not, or with dask.config.set(scheduler='threads')"
+        )
     return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
 
 
@@ -240,14 +247,14 @@ def _shared_with_next(rows: list[list[Pair]]) -> list[list[Any]]:
             key = ahead.pop()
             if key not in found:
                 found.add(key)
-                ahead.extend(dependencies[key])
+                ahead.extend(dependencies.get(key, ()))  # of a persisted chunk nothing
         return found
 
     shared: list[list[Any]] = []
     following: set[Any] = set()
     for row in reversed(rows):  # from the last, of which nothing need be kept
         own = needed(row)
-        keys = {key for user in following - own for key in dependencies[user] if key in own}
+        keys = {key for user in following - own for key in dependencies.get(user, ()) if key in own}
         shared.append(list(keys))
         following = own
     return shared[::-1]

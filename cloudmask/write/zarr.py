@@ -16,12 +16,16 @@ from dask.array.core import slices_from_chunks
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
 from cloudmask.grid import Grid, grid_of
-from cloudmask.paths import destination, is_remote
+from cloudmask.mask import check_kind
+from cloudmask.paths import destination
 from cloudmask.stopwatch import timed
-from cloudmask.write.output import PROVENANCE, check_kind, check_output, without_nan
+from cloudmask.write.output import PROVENANCE, without_nan
 from cloudmask.write.overviews import halved
-from cloudmask.write.partial import Partial, check_same, is_store, partial_store
+from cloudmask.write.partial import Partial, check_same, check_store, is_store, partial_store
 from cloudmask.write.stream import Window, stream
+
+_OF_VALUES = ("dtype", "units", "calendar", "_FillValue", "scale_factor", "add_offset")
+"""What of a coordinate's encoding says what its values mean, and not how a store has them."""
 
 _SPATIAL = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
@@ -98,14 +102,10 @@ def write_zarr(
     array = grid.attach(_uniform_chunks(array)).rename(name)
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}
+    check_store(path, overwrite=overwrite, resume=resume)
     if resume and is_store(path) and not overwrite:
         check_same(path, path, made_from)
         return
-    if not is_remote(path) and path.is_file():
-        raise FileExistsError(f"{path} is a file, but no Zarr store: choose another name")
-    # What an object store has of a run that ended while it was published.
-    is_interrupted = resume and is_remote(path) and Partial.of(path).has_begun
-    check_output(path, overwrite=overwrite or is_interrupted)
     with partial_store(path, made_from, resume=resume) as partial:
         root = {"made_from": made_from} | (_multiscales(name, levels) if levels else {})
         _write_level(array, partial, str(path), root, check_workers=True)
@@ -172,6 +172,8 @@ def _write_metadata(array: xr.DataArray, partial: Partial, attributes: dict[str,
     dataset = array.to_dataset(promote_attrs=False)
     dataset.attrs = placed | attributes | {"zarr_conventions": conventions}
     dataset[name].attrs.pop("_FillValue", None)  # of an array that was read from a store
+    for coordinate in dataset.coords.values():  # which may have been one of Zarr v2
+        coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in _OF_VALUES}
     dataset[name].encoding = {
         "chunks": tuple(lengths[0] for lengths in array.data.chunks),
         "_FillValue": nodata,  # for CF readers; the next for GDAL

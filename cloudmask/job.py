@@ -112,6 +112,11 @@ class Job:
         """The threshold in force."""
         return self.model.threshold if self.threshold is None else self.threshold
 
+    @property
+    def is_on_model_grid(self) -> bool:
+        """Whether the output stays on the grid that the network saw."""
+        return self.probability or self.grid == "model"
+
     def run(self) -> CloudCover:
         """Open, predict, write; count what was written."""
         suffix = self.out.suffix.lower()
@@ -143,7 +148,7 @@ class Job:
         probability = predict(scene, self.model, overlap=self.plan.overlap)
         if self.probability:
             return probability
-        if self.grid == "model" or self.plan.grid == self.plan.native:
+        if self.is_on_model_grid or self.plan.grid == self.plan.native:
             return threshold(probability, self.cut)
         valid = open_valid(self.scene, bands=self.bands, nodata=self.nodata)
         return enlarge(probability, valid, threshold=self.cut)

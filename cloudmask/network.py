@@ -147,7 +147,7 @@ def _loaded(
     path = str(find_weights(path, sha256))
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
-    logger.info("%s in %s (%s)", architecture, chosen, why)
+    logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
     network = build_network(architecture, chosen)
     read_weights(network, Path(path))
     turns = _ONE if gpus() or side_by_side(architecture, chosen) == 1 else _SOME

@@ -21,6 +21,9 @@ from cloudmask.windows import Chunks
 logger = logging.getLogger(__name__)
 
 # A smaller scene leaves a network too little context to tell cloud from roof.
+_LEAST = 8
+"""Longer side of what is read of a scene, unless all of it is less: of a few pixels a network makes
+nothing."""
 _SMALLEST_SIDE = 256
 
 # The halo of smaller chunks costs more than another worker brings.
@@ -133,6 +136,7 @@ def plan_scene(
                 path,
             )
     grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
+    _check_left(native, grid)
     _warn_outside_range(path, grid, model)
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
@@ -169,6 +173,17 @@ def _cut(shape: tuple[int, int], longest: int, parts: int) -> list[int]:
         counts[longer] += 1
 
 
+def _check_left(native: Grid, grid: Grid) -> None:
+    """Refuse, with a ValueError, a resolution at which next to nothing is left of a scene."""
+    longest = max(native.height, native.width)
+    if max(grid.height, grid.width) < _LEAST <= longest:
+        raise ValueError(
+            f"{grid.height} × {grid.width} pixels would be left of {native.height} × "
+            f"{native.width}: give a resize_factor of at most {longest / _LEAST:.4g}, or a finer "
+            "gsd"
+        )
+
+
 def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:
     if model.gsd_range is None or grid.crs is None:
         return
@@ -176,9 +191,9 @@ def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:
     finest, coarsest = min(grid.gsd), max(grid.gsd)
     if finest < 0.99 * low or coarsest > 1.01 * high:
         logger.warning(
-            "%s is read at %.3g m, %s was trained for %g to %g m: expect more errors",
+            "%s is read at %s m, %s was trained for %g to %g m: expect more errors",
             path,
-            finest if finest < low else coarsest,
+            f"{finest:.3g}" if finest < low else f"{coarsest:.0f}",
             model.name,
             low,
             high,

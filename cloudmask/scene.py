@@ -206,8 +206,8 @@ def check_radiometry(dtype: np.dtype[Any], scale: float | None, stretch: float |
     radiometry.check_stretch(scale, stretch)
     if scale is None and stretch is None and dtype != np.uint8:
         raise ValueError(
-            f"the scene is {dtype}, not uint8: give the value that maps to 255 (scale, "
-            "such as 10000 for reflectance × 10,000) or a percentile to clip (stretch, such as 2)"
+            f"the scene is {dtype}, not uint8: give the value that maps to 255 (scale=10000 for "
+            "reflectance × 10,000), or a percentile to clip (stretch=2)"
         )
 
 

@@ -144,6 +144,16 @@ def test_evaluate_writes_pages_of_a_mask_and_of_a_model_on_one_image(folder):
     assert "--split: only for a MANIFEST" in foreign.stderr
 
 
+def test_the_size_told_is_that_of_the_output(folder):
+    done = run(
+        "segment", "scene.tif", "small.tif", "--resize-factor", "4", "--grid", "model", cwd=folder
+    )
+    assert "150 × 175 px" in done.stdout
+    assert "cloudmask: unet-slim in" in done.stderr
+    with rasterio.open(folder / "small.tif") as dataset:
+        assert dataset.shape == (150, 175)
+
+
 def test_zarr_with_json_and_a_quicklook(folder):
     done = run(
         "segment", "scene.tif", "mask.zarr", "--json", "--quicklook", "look.png",
@@ -355,10 +365,10 @@ SCENE_OUT = ("segment", "scene.tif", "out.tif")
 REFUSED = {
     "missing file": (("segment", "none.tif", "out.tif"), "none.tif does not exist"),
     "directory": (("segment", "a_folder", "out.tif"), "a_folder is a directory"),
-    "text": (("segment", "text.tif", "out.tif"), "text.tif cannot be opened"),
+    "text": (("segment", "text.tif", "out.tif"), "text.tif cannot be opened: not recognized as"),
     "empty file": (("segment", "empty.tif", "out.tif"), "empty.tif cannot be opened"),
     "cut": (("segment", "cut.tif", "out.tif"), "cut.tif cannot be opened"),
-    "few bands": (("segment", "grey.tif", "out.tif"), "pass bands within 1 to 1, such as 1,1,1"),
+    "few bands": (("segment", "grey.tif", "out.tif"), "pass --bands within 1 to 1, such as 1,1,1"),
     "band 0": ((*SCENE_OUT, "--bands", "0,1,2"), "they count from 1"),
     "band 9": ((*SCENE_OUT, "--bands", "1,2,9"), "within 1 to 3"),
     "two bands": ((*SCENE_OUT, "--bands", "1,2"), "three band numbers"),
@@ -370,6 +380,11 @@ REFUSED = {
     "fine gsd": ((*SCENE_OUT, "--gsd", "9"), "finer than the scene's own 10"),
     "gsd in words": ((*SCENE_OUT, "--gsd", "fine"), "'fine' is neither metres nor"),
     "factor 0.5": ((*SCENE_OUT, "--resize-factor", "0.5"), "it must be 1 or more"),
+    "factor too large": (
+        (*SCENE_OUT, "--resize-factor", "99"),
+        "1 × 1 pixels would be left of 64 × 80: give a --resize-factor of at most 10, or a finer",
+    ),
+    "gsd too coarse": ((*SCENE_OUT, "--gsd", "500"), "2 × 2 pixels would be left of 64 × 80"),
     "gsd and factor": ((*SCENE_OUT, "--gsd", "30", "--resize-factor", "3"), "choose one"),
     "chunk 0": ((*SCENE_OUT, "--chunk", "0"), "--chunk"),
     "odd overlap": ((*SCENE_OUT, "--overlap", "5"), "multiple of the model's stride"),
@@ -409,14 +424,14 @@ REFUSED = {
         "old.png exists",
     ),
     "look exists": ((*SCENE_OUT, "--quicklook", "old.png"), "old.png exists"),
-    "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass"),
-    "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass"),
+    "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass --overwrite"),
+    "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass --overwrite"),
     "out is a folder": (("segment", "scene.tif", "a_folder/", "--overwrite"), "ends in ''"),
     "no folder": (("segment", "scene.tif", "none/out.tif"), "folder none does not exist"),
     "unknown model": ((*SCENE_OUT, "--model", "resnet"), "no model is called 'resnet': choose"),
     "damaged model": ((*SCENE_OUT, "--model", "model.weights.h5"), "not an HDF5 weight file"),
     "missing model": ((*SCENE_OUT, "--model", "none.weights.h5"), "does not exist"),
-    "uint16": (("segment", "deep.tif", "out.tif"), "uint16, not uint8: give the value"),
+    "uint16": (("segment", "deep.tif", "out.tif"), "(--scale 10000 for reflectance"),
     "uint16 for workers": (
         ("segment", "deep.tif", "out.tif", "--workers", "1"),
         "uint16, not uint8: give the value",

@@ -23,8 +23,16 @@ from cloudmask.models import ARCHITECTURES
     help="Cloud from this probability on, to half a percent; default: the model's, 0.5 for a MASK.",
 )
 @reading_options
-@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and pictures.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of a MODEL; default: what this machine is fastest at.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to make for tables (JSON, CSV), curves and the worst images; default: none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -161,16 +169,38 @@ def _best(scores: dict[str, Any], key: str) -> str:
     show_default=True,
     help="f1, f2, fbeta:B, bce, dice, jaccard, or a sum such as bce+f2.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Batches of an epoch, rounded to eights.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-4, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Of both phases."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Batches of an epoch, rounded to eights; default: as many as see each image once.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Patches of a step.",
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="Highest; each phase warms up to it and decays.",
+)
 @click.option(
     "--freeze-epochs",
     type=click.IntRange(min=0),
     help="Epochs that a pretrained encoder keeps its weights; default: 3, with --weights 0.",
 )
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many without gain.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop after so many epochs without gain; default: never.",
+)
 @click.option("--weights", metavar="NAME|PATH", help="Model to go on from.")
 @click.option(
     "--encoder-weights",
@@ -185,17 +215,40 @@ def _best(scores: dict[str, Any], key: str) -> str:
     show_default=True,
     help="Height and width in pixels, a multiple of the network's stride.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of everything random.",
+)
 @click.option("--mix", type=Mix(), default=(), help="How often sets are drawn; default: alike.")
 @click.option(
     "--augment",
     metavar="LIST",
-    help="Of turn,scale,radiometry,tint,haze,sea,paste,degrade,nodata; default: all; none.",
+    help="What is done to patches: some of turn, scale, radiometry, tint, haze, sea, paste, "
+    "degrade and nodata, with commas, or none; default: all.",
 )
 @reading_options
-@click.option("--validation-patches", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True)
+@click.option(
+    "--validation-patches",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="At most so many are looked at after each epoch.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Default: what this machine is fastest at.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default="runs",
+    show_default=True,
+    help="Folder of the run's folder.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")

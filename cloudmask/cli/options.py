@@ -83,20 +83,21 @@ def scene_options(command: Any) -> Any:
         [
             click.option(
                 "--model", metavar="NAME|FILE|RUN",
-                help="Model, of `cloudmask models`, of a file or of a training run.",
+                help="Model: a name of `cloudmask models`, a weight file, or the folder of a "
+                "training run; default: the one that `cloudmask models` marks.",
             ),
             click.option(
                 "--bands", type=Bands(), default="1,2,3", show_default=True,
                 help="Red, green and blue, counted from 1.",
             ),
             click.option(
-                "--gsd", type=Gsd(),
+                "--gsd", type=Gsd(), metavar="METRES|native",
                 help="Ground sample distance to read at; default: the model's where the scene is "
                 "finer.",
             ),
             click.option(
                 "--resize-factor", type=float, metavar="N",
-                help="Read at pixels N times as long instead.",
+                help="Instead: read N times fewer rows and columns.",
             ),
             click.option(
                 "--scale", type=float, help="Value that maps to 255 (needed unless uint8)."
@@ -111,7 +112,8 @@ def scene_options(command: Any) -> Any:
             ),
             click.option(
                 "--chunk", type=click.IntRange(min=1), metavar="PX",
-                help="Chunk height and width on the model's grid.",
+                help="Chunk height and width on the model's grid; default: what `cloudmask info` "
+                "tells.",
             ),
             click.option(
                 "--overlap", type=click.IntRange(min=0), metavar="PX",

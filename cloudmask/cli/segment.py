@@ -116,7 +116,7 @@ def segment(
             quiet=quiet,
             pool=pool,
         )
-    _sum_up(outcomes, as_json=as_json)
+    _sum_up(outcomes, out_dir / "summary.csv", as_json=as_json)
 
 
 _SIDE_BY_SIDE = 4
@@ -167,9 +167,10 @@ def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
         print_json(job.facts(cover) | seconds)
     elif not quiet:
         native = job.plan.native
+        grid = job.plan.grid if job.is_on_model_grid else native
         print(
             f"{job.out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
-            f"{native.height} × {native.width} px, {elapsed:.1f} s, "
+            f"{grid.height} × {grid.width} px, {elapsed:.1f} s, "
             f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"
         )
 
@@ -230,7 +231,7 @@ def _segment_many(
     return outcomes
 
 
-def _sum_up(outcomes: list[Any], *, as_json: bool) -> None:
+def _sum_up(outcomes: list[Any], summary: Path, *, as_json: bool) -> None:
     """Of a batch: JSON where it is asked for, and an error if a scene failed."""
     from dataclasses import asdict
 
@@ -238,7 +239,7 @@ def _sum_up(outcomes: list[Any], *, as_json: bool) -> None:
         print_json([asdict(outcome) for outcome in outcomes])
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
-        raise click.ClickException(f"{failed} of {len(outcomes)} scenes failed: see summary.csv")
+        raise click.ClickException(f"{failed} of {len(outcomes)} scenes failed: see {summary}")
 
 
 def _cover(cloud_percent: float | None) -> str:

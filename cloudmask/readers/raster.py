@@ -236,7 +236,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
     try:
         dataset = _interruptibly(opened) if is_remote(path) else opened()
     except rasterio.errors.RasterioIOError as error:
-        raise OSError(f"{path} cannot be opened: {first_line(error)}") from error
+        reason = first_line(error).removeprefix(f"'{path}' ").removesuffix(".")
+        raise OSError(f"{path} cannot be opened: {reason}") from error
     with dataset:
         if len(bands) > 1 and ColorInterp.palette in dataset.colorinterp:
             raise ValueError(

@@ -114,7 +114,11 @@ def evaluate_model(
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
         return scene, predict(scene, model), label
 
-    labelled_chunks(examples, reading)  # soon done: hours are lost if the last label has a flaw
+    if not examples:
+        raise ValueError("there are no examples: give some, as read_examples does")
+    # Soon done: hours are lost if the last label has a flaw.
+    if not any(chunk.cloud for chunk in labelled_chunks(examples, reading)):
+        _warn_of_unscored_cloud([example.label for example in examples], reading)
     threshold = model.threshold if threshold is None else threshold
     return _counted(examples, see, threshold, done)
 
@@ -149,8 +153,12 @@ def evaluate_mask(
     example = Example(mask, label, split="", scene=mask, set="mask")
     evaluation = _counted([example], see, threshold, lambda: None)
     (counted,) = evaluation.tallies
-    if not (counted.clear[-1] or counted.cloud[-1]):
-        _warn_of_another_cloud(mask)
+    if not (counted.clear[-1] or counted.cloud[-1]) and _has_255_alone(mask):
+        logger.warning(
+            "%s has 255, which is nodata, and no 1, which is cloud: make it 1 if it is cloud", mask
+        )
+    if not counted.cloud.any():
+        _warn_of_unscored_cloud([label], reading)
     return evaluation
 
 
@@ -164,14 +172,21 @@ def _without_declared(found: xr.DataArray) -> xr.DataArray:
     return found.where(found != declared, NODATA).astype("uint8")
 
 
-def _warn_of_another_cloud(name: str) -> None:
-    """Say that no pixel is cloud, where 255 may stand for it."""
+def _warn_of_unscored_cloud(labels: Sequence[str], reading: Reading) -> None:
+    """Say so where no label has cloud, but one has 255, which may stand for it."""
+    if reading.cloud is None and (name := next(filter(_has_255_alone, labels), None)):
+        logger.warning(
+            "no label has 1, which is cloud, but %s has 255, which is not scored: give --cloud 255 "
+            "(cloud=(255,)) if it is cloud",
+            name,
+        )
+
+
+def _has_255_alone(name: str) -> bool:
+    """Whether a mask without cloud has 255, and does not declare that as nodata."""
     mask = open_label(name)
     is_declared = mask.attrs.get("_FillValue") == NODATA
-    if mask.dtype == np.uint8 and not is_declared and (mask == NODATA).any():
-        logger.warning(
-            "%s has 255, which is nodata, and no 1, which is cloud: make it 1 if it is cloud", name
-        )
+    return mask.dtype == np.uint8 and not is_declared and bool((mask == NODATA).any())
 
 
 def _counted(

@@ -116,6 +116,8 @@ def grid_of(array: xr.DataArray) -> Grid:
 
 def in_order(array: xr.DataArray, *dims: str) -> xr.DataArray:
     """The array with its dimensions in this order; a ValueError if it has others."""
+    if not isinstance(array, xr.DataArray):
+        raise ValueError(f"{type(array).__name__} has no dimensions by name: give a DataArray")
     if set(array.dims) != set(dims):
         raise ValueError(
             f"the array has dimensions {', '.join(map(str, array.dims))}: give one of "

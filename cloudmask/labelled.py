@@ -158,7 +158,10 @@ def classes_of(label: xr.DataArray, reading: Reading, name: str) -> xr.DataArray
         It is not uint8. While it is computed: it has values that are not known.
     """
     if label.dtype != np.uint8:
-        raise ValueError(f"{name} is {label.dtype}: a label is uint8 (0, 1, 255)")
+        raise ValueError(
+            f"{name} is {label.dtype}: a label is uint8 (0, 1, 255), convert it (gdal_translate "
+            "-ot Byte)"
+        )
     meaning = np.full(NODATA + 1, _UNKNOWN if reading.cloud is None else CLEAR, "uint8")
     meaning[CLEAR], meaning[NODATA] = CLEAR, NODATA
     if (declared := label.attrs.get("_FillValue", NODATA)) in range(1, NODATA):

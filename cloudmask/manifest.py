@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_local, resolved
+from cloudmask.paths import is_local, resolved, without_scheme
 
+OVERALL = "overall"
+"""What all sets together are called in tables."""
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
-_SIDECARS = (".xml", ".ovr", ".msk", ".prj", ".wld", ".tfw", ".pgw", ".jgw")
-"""Of files that GDAL reads beside an image."""
+_SIDECARS = (
+    ".xml", ".ovr", ".msk", ".aux", ".hdr", ".prj", ".wld", ".tfw", ".tifw", ".pgw", ".pgwx",
+    ".jgw", ".jgwx", ".txt", ".md", ".csv", ".json", ".db",
+)  # fmt: skip
+"""Of files that lie beside an image: GDAL reads them, or nobody."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,19 @@ def _read_csv(path: Path) -> list[Example]:
     return examples
 
 
-def _example(row: dict[str, str], folder: Path, where: str) -> Example:
+def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
+    if None in row:  # what csv has for fields without a name
+        raise ValueError(
+            f"{where} has {len(row) - 1 + len(row[None])} fields, the header {len(row) - 1}: quote "
+            "what holds a comma"
+        )
     for column in _COLUMNS:
         if not row[column]:
             raise ValueError(f"{where}: {column} is empty")
     if row["split"] not in SPLITS:
         raise ValueError(f"{where}: split is {row['split']!r}: it must be {', '.join(SPLITS)}")
+    if row.get("set") == OVERALL:
+        raise ValueError(f"{where}: set is {OVERALL!r}, as all sets together are called: rename it")
     return Example(
         image=_located(row["image"], folder),
         label=_located(row["label"], folder),
@@ -128,6 +140,7 @@ def _example(row: dict[str, str], folder: Path, where: str) -> Example:
 
 
 def _located(name: str, folder: Path) -> str:
+    name = without_scheme(name).replace("\0", "�")  # which is in no name of a file
     return str(folder / name) if is_local(name) else name
 
 
@@ -178,5 +191,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not files:
         raise ValueError(f"{folder} is empty")
     if len(by_stem) < len(files):
-        raise ValueError(f"{folder} holds two files of one name: keep one of each")
+        twice = sorted({path.stem for path in files if path not in by_stem.values()})
+        raise ValueError(
+            f"{folder} holds two files of one name ({', '.join(twice)}): keep one of each"
+        )
     return by_stem

@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from cloudmask.chunks import Block
-from cloudmask.manifest import Example
+from cloudmask.manifest import OVERALL, Example
 from cloudmask.scores import Scores, Tally, best_threshold, intervals, score, sweep
 
 
@@ -57,7 +57,7 @@ class Evaluation:
     def rows(self) -> list[dict[str, Any]]:
         """A table: overall, then each set, each with intervals, then each scene; pixels, scores."""
         whole = [one for members in self.sets.values() for one in members]
-        rows = [_row("overall", "", whole, self.threshold)]
+        rows = [_row(OVERALL, "", whole, self.threshold)]
         rows += [_row(name, "", members, self.threshold) for name, members in self.sets.items()]
         for (name, scene), members in self._by_scene().items():
             rows.append(_row(name, scene, [reduce(add, members)], self.threshold))

@@ -13,6 +13,7 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from cloudmask import evaluate, evaluate_model, open_label, predict, read_examples
+from cloudmask.constants import CLOUD, NODATA
 from cloudmask.evaluation import evaluate_mask
 from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
@@ -342,3 +343,27 @@ def test_what_a_labels_mask_band_hides_is_not_scored(make_scene):
     path = make_scene(label, mask=np.array([[0, 0, 255, 255]], "uint8"))
     np.testing.assert_array_equal(open_label(path), [[255, 255, 0, 1]])
     assert evaluate(plane([[1, 0, 0, 1]]), open_label(path)).f1 == 1
+
+
+def test_labels_with_255_for_cloud_are_told_of(labelled, caplog):
+    (example, *_) = [e for e in read_examples(labelled) if e.scene == "a0"]
+    label = np.asarray(Image.open(example.label))
+    Image.fromarray(np.where(label == CLOUD, NODATA, label)).save(example.label)
+    evaluate_model(FakeModel(), [example])
+    assert f"no label has 1, which is cloud, but {example.label} has 255" in caplog.text
+    caplog.clear()
+    evaluate_model(FakeModel(), [example], Reading(cloud=(255,)))
+    assert not caplog.text
+
+
+def test_of_no_examples_nothing_is_told():
+    with pytest.raises(ValueError, match="there are no examples"):
+        evaluate_model(FakeModel(), [])
+
+
+def test_evaluate_names_what_is_no_plane():
+    mask = plane([[0, 1]])
+    with pytest.raises(ValueError, match="ndarray has no dimensions by name: give a DataArray"):
+        evaluate(mask.to_numpy(), mask)
+    with pytest.raises(ValueError, match=r"dimensions lat, x: give one of \(y, x\)"):
+        evaluate(mask.rename(y="lat"), mask)

@@ -55,6 +55,11 @@ def test_urls_stay_urls(files):
         ("image,label,split\na.png,al.png,valid\n", "line 2: split is 'valid'"),
         ("image,label,split,gsd\na.png,al.png,val,ten\n", "line 2: gsd is 'ten'"),
         ("image,label,split,scale\na.png,al.png,val,-1\n", "line 2: scale is '-1'"),
+        (
+            "image,label,split,scale\na.png,al.png,val,65,535\n",
+            "line 2 has 5 fields, the header 4: quote what holds a comma",
+        ),
+        ("image,label,split,set\na.png,al.png,val,overall\n", "line 2: set is 'overall'"),
     ],
 )
 def test_a_wrong_manifest_is_one_line_that_names_the_line(files, text, match):
@@ -86,8 +91,16 @@ def test_folders_are_matched_by_name_and_split_by_it(tmp_path):
     (tmp_path / "labels" / "61.png").touch()
     assert [e for e in read_examples(tmp_path) if not e.image.endswith("61.tif")] == found
     (tmp_path / "images" / "61.png").touch()
-    with pytest.raises(ValueError, match="two files of one name"):
+    with pytest.raises(ValueError, match=r"two files of one name \(61\)"):
         read_examples(tmp_path)
+
+
+def test_a_url_of_this_machine_is_the_file_that_it_names(files):
+    text = f"image,label,split\nfile://{files}/a.png,al.png,train\na.png,al.png,val\n"
+    with pytest.raises(ValueError, match=r"a\.png in train and in val"):
+        read_examples(manifest(files, text))
+    with pytest.raises(FileNotFoundError, match=r"1 files .*/c\.png"):
+        read_examples(manifest(files, f"image,label,split\nfile://{files}/c.png,al.png,val\n"))
 
 
 def test_spaces_after_commas_are_no_part_of_what_follows(files):
@@ -100,7 +113,7 @@ def test_of_few_images_in_folders_one_validates(tmp_path):
         (tmp_path / name).mkdir()
         for stem in "ab":  # neither is in the fifth that validates
             (tmp_path / name / f"{stem}.png").touch()
-        for beside in ("a.pgw", "a.png.aux.xml", "b.png.ovr"):
+        for beside in ("a.pgw", "a.png.aux.xml", "b.png.ovr", "a.hdr", "README.txt", "Thumbs.db"):
             (tmp_path / name / beside).touch()
     assert sorted(e.split for e in read_examples(tmp_path)) == ["train", "val"]
 

@@ -106,3 +106,12 @@ def test_scenes_drawn_without_cloud_say_nothing_of_it(rng):
         assert spoilt[name][0] == pytest.approx(clean[name][0], abs=0.01), name
         assert spoilt[name][0] > 0.8
     assert spoilt["false_cloud"] == (1 / 400, 1 / 400)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_pixel_at_the_threshold_is_cloud_at_every_half_percent(dtype):
+    label = np.ones((2, 2), "uint8")
+    for step in range(1, BINS):
+        counted = tally(np.full((2, 2), step / BINS, dtype), label)
+        assert score([counted], step / BINS).recall == 1
+        assert step == BINS - 1 or score([counted], (step + 1) / BINS).recall == 0

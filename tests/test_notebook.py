@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 
+import dask
 import numpy as np
 import pytest
 import rasterio
@@ -67,6 +68,15 @@ def test_a_client_that_cannot_be_waited_for_is_named(scene, tmp_path):
     with pytest.raises(RuntimeError, match="Dask client is asynchronous"):
         asyncio.run(work())
     assert not list(tmp_path.iterdir())
+
+    async def work_on_threads():
+        options = {"processes": False, "n_workers": 1, "dashboard_address": ":0"}
+        async with Client(asynchronous=True, **options):
+            with dask.config.set(scheduler="threads"):
+                write_cog(segment(scene, MODEL), tmp_path / "m.tif")
+
+    asyncio.run(work_on_threads())
+    assert (tmp_path / "m.tif").exists()
 
 
 def test_scenes_and_results_are_pickled(scene):

@@ -10,10 +10,11 @@ from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid
 from cloudmask.paths import is_local, is_zarr, without_scheme
 
+_REMOTE = ("curl", "s3", "gs", "az", "adls", "oss", "swift")
+
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
 # that GDAL's own threads and a cache of 5 % of the memory would only get in the way. A server that
 # hangs is given up after three times a minute. What the user's environment sets holds.
-_REMOTE = ("curl", "s3", "gs", "az", "adls", "oss", "swift")
 GDAL_OPTIONS: dict[str, Any] = {
     option: value
     for option, value in {

@@ -142,17 +142,28 @@ class RasterReader:
         """The dataset; `keep` leaves it open in this thread, for windows to come."""
         with rasterio.Env(**GDAL_OPTIONS):
             try:
-                dataset = (
-                    _handle(self.name, self.version + self.opened)
-                    if keep
-                    else rasterio.open(self.name)
-                )
+                dataset = self._handle() if keep else rasterio.open(self.name)
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
                 ) from error
             with nullcontext() if keep else dataset:
                 yield dataset
+
+    def _handle(self) -> rasterio.DatasetReader:
+        """A dataset of this thread's own: GDAL's handles are not to be shared."""
+        handles = _open_handles.__dict__.setdefault("cache", OrderedDict())
+        key = self.path, self.name, self.version, self.opened
+        if key not in handles:
+            while len(handles) >= HANDLES:
+                (path, *_), handle = handles.popitem(last=False)
+                handle.close()
+                _held[path] -= is_remote(path)
+            _forget(self.path)
+            handles[key] = rasterio.open(self.name)
+            _held[self.path] += is_remote(self.path)
+        handles.move_to_end(key)
+        return handles[key]
 
     @contextmanager
     def _naming(self, window: Window) -> Iterator[None]:
@@ -205,25 +216,10 @@ _held: Counter[str] = Counter()
 """How many handles of a URL are kept open, in all threads."""
 
 
-def _handle(name: str, version: str) -> rasterio.DatasetReader:
-    """A dataset of this thread's own: GDAL's handles are not to be shared."""
-    handles = _open_handles.__dict__.setdefault("cache", OrderedDict())
-    if (name, version) not in handles:
-        while len(handles) >= HANDLES:
-            (old, _), handle = handles.popitem(last=False)
-            handle.close()
-            _held[old] -= is_remote(old)
-        handles[name, version] = _opened_anew(name)
-        _held[name] += is_remote(name)
-    handles.move_to_end((name, version))
-    return handles[name, version]
-
-
-def _opened_anew(name: str) -> rasterio.DatasetReader:
-    """Open it as it is now: of a URL GDAL knows what it was until one of its handles is closed."""
-    if _held[name] > 0:
-        rasterio.open(name).close()
-    return rasterio.open(name)
+def _forget(path: str) -> None:
+    """Make GDAL look anew at what is behind a URL: it does when one of its handles is closed."""
+    if _held[path] > 0:
+        rasterio.open(path).close()
 
 
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
@@ -231,7 +227,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
 
     def opened() -> rasterio.DatasetReader:
         with rasterio.Env(**GDAL_OPTIONS):
-            return _opened_anew(path)
+            _forget(path)
+            return rasterio.open(path)
 
     try:
         dataset = _interruptibly(opened) if is_remote(path) else opened()

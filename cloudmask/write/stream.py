@@ -118,12 +118,14 @@ def active_client() -> Any:
         client = default_client()
     except ValueError:
         return None
+    if dask.config.get("scheduler", None) not in (None, "dask.distributed"):
+        return None
     if client.asynchronous:  # to wait for it would stop its event loop, on which it waits
         raise RuntimeError(
             "the Dask client is asynchronous, and this waits for its chunks: call it with a client "
             "that is not, or with dask.config.set(scheduler='threads')"
         )
-    return client if dask.config.get("scheduler", None) in (None, "dask.distributed") else None
+    return client
 
 
 def threads_of(client: Any) -> int:

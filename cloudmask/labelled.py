@@ -91,7 +91,14 @@ def _open_pair(
     chunk: int,
     versions: tuple[str, str],  # noqa: ARG001  # what was overwritten is not taken from the cache
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    foreign = describe(example.image)["dtype"] != "uint8"
+    facts = describe(example.image, bands=(1,))
+    if facts["bands"] < 3:
+        raise ValueError(
+            f"{example.image} has {facts['bands']} of the three bands that an image has here: "
+            "write red, green and blue to one file (gdal_translate -b 1 -b 1 -b 1 makes three of "
+            "one)"
+        )
+    foreign = facts["dtype"] != "uint8"
     given = reading if foreign and example.scale is None else Reading(scale=example.scale)
     try:
         scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)

@@ -356,6 +356,13 @@ def test_labels_with_255_for_cloud_are_told_of(labelled, caplog):
     assert not caplog.text
 
 
+def test_an_image_of_one_band_is_told_what_it_lacks(labelled):
+    example = read_examples(labelled)[0]
+    Image.open(example.image).convert("L").save(example.image)
+    with pytest.raises(ValueError, match="has 1 of the three bands that an image has here"):
+        evaluate_model(FakeModel(), [example])
+
+
 def test_of_no_examples_nothing_is_told():
     with pytest.raises(ValueError, match="there are no examples"):
         evaluate_model(FakeModel(), [])

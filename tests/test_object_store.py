@@ -223,6 +223,16 @@ def test_what_lies_beside_a_mask_in_a_bucket_stays(bucket, mask):
     assert "results/precious.tif" in names(bucket)
 
 
+def test_a_scene_in_a_store_that_is_replaced_is_read_anew(bucket, rng):
+    out = f"s3://{BUCKET}/scene_anew.zarr"
+    del bucket
+    for side in (64, 64, 96, 48):
+        pixels = rng.integers(0, 256, (3, side, side), "uint8")
+        array = xr.DataArray(pixels, dims=("band", "y", "x"), name="scene").chunk()
+        array.to_zarr(out, mode="w", consolidated=False)
+        np.testing.assert_array_equal(open_scene(out), pixels)
+
+
 def test_an_object_that_is_replaced_is_read_anew(bucket, mask, tmp_path):
     out = f"s3://{BUCKET}/anew.tif"
     for expected in (mask, 1 - mask, mask[:200, :300]):

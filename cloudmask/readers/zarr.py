@@ -1,5 +1,6 @@
 """Read a Zarr store through xarray, and average as GDAL does."""
 
+import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, grid_of
+from cloudmask.paths import is_remote
 from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
 from cloudmask.stopwatch import timed
 
@@ -28,6 +30,8 @@ class ZarrReader:
     dtype: np.dtype[Any]
     can_be_nodata: bool
     nodata: float | None
+    opened: str
+    """Of a URL, which has no version, who opened it: what is kept is not for who opens it later."""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:
@@ -47,7 +51,7 @@ class ZarrReader:
         return False
 
     def facts(self) -> dict[str, Any]:
-        array = _zarr_array(self.path, self.version, self.variable)
+        array = _zarr_array(self.path, self.version + self.opened, self.variable)
         block = array.encoding.get("preferred_chunks", array.sizes)
         return {
             "bands": array.shape[0],
@@ -58,7 +62,7 @@ class ZarrReader:
 
     def _values(self, rows: slice, columns: slice) -> Block:
         """Values, NaN where a band is nodata."""
-        array = _zarr_array(self.path, self.version, self.variable)
+        array = _zarr_array(self.path, self.version + self.opened, self.variable)
         with timed("read"):
             values = array[[band - 1 for band in self.bands], rows, columns].values
         if not self.can_be_nodata:
@@ -99,9 +103,9 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
             f"{path} holds {len(cubes)} arrays with three dimensions "
             f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x)"
         )
-    version = version_of(path)
+    version, opened = version_of(path), uuid.uuid4().hex if is_remote(path) else ""
     try:
-        array = _zarr_array(path, version, cubes[0])
+        array = _zarr_array(path, version + opened, cubes[0])
     except MissingSpatialDimensionError as error:
         dims = ", ".join(map(str, dataset[cubes[0]].dims))
         raise ValueError(
@@ -133,4 +137,4 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
     check_nodata(nodata, stored)
     is_filled = bool({"_FillValue", "missing_value"} & array.encoding.keys())
     can_be_nodata = stored.kind == "f" or is_filled or nodata is not None
-    return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata)
+    return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata, opened)

@@ -21,10 +21,10 @@ from cloudmask.windows import Chunks
 logger = logging.getLogger(__name__)
 
 # A smaller scene leaves a network too little context to tell cloud from roof.
-_LEAST = 8
-"""Longer side of what is read of a scene, unless all of it is less: of a few pixels a network makes
-nothing."""
 _SMALLEST_SIDE = 256
+
+# What is asked for may be coarser, but of a few pixels a network makes nothing.
+_LEAST = 8
 
 # The halo of smaller chunks costs more than another worker brings.
 _SMALLEST_PART = 1024

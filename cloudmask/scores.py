@@ -12,6 +12,7 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 BINS = 200
 """Of probability: thresholds are told apart to half a percent."""
 _ROUNDING = 1e-4
+"""Of a bin: 0.29 times 200 is less than 58 in floating point."""
 _RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
 _OF_CLOUD = ("precision", "recall", "f1", "f2", "iou", "miou")
@@ -79,7 +80,6 @@ def tally(probability: Block, label: Block) -> Tally:
     valid = np.isfinite(values) if values.dtype.kind == "f" else values != NODATA
     known = valid & (label != NODATA)
     p = values[known].astype("float64")
-    # A little more: 0.29 times 200 is less than 58 in floating point.
     bins = np.minimum((p * BINS + _ROUNDING).astype(int), BINS - 1)
     truth = label[known]
     return Tally(

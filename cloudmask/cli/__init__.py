@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import click
 
-from cloudmask.cli.learn import evaluate, train
+from cloudmask.cli.evaluate import evaluate
 from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
+from cloudmask.cli.train import train
 from cloudmask.errors import first_line
 
 _GARBAGE = 100_000

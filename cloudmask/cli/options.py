@@ -77,6 +77,12 @@ class Mix(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not a list such as mine=2,theirs=0.5", param, ctx)
 
 
+precision_option = click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the network; default: what this machine is fastest at.",
+)  # fmt: skip
+
+
 def scene_options(command: Any) -> Any:
     """Options that say how a scene is read."""
     for option in reversed(

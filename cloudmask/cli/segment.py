@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cloudmask.cli.options import Location, refuse_both, scene_options
+from cloudmask.cli.options import Location, precision_option, refuse_both, scene_options
 from cloudmask.cli.output import log_to_stderr, print_json
 
 
@@ -32,10 +32,7 @@ from cloudmask.cli.output import log_to_stderr, print_json
     help="Grid of OUT; default: the scene's.",
 )  # fmt: skip
 @click.option("--multiscale", is_flag=True, help="Add overviews to a .zarr; a .tif has them.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Default: what this machine is fastest at.",
-)  # fmt: skip
+@precision_option
 @click.option("--quicklook", type=Location(), help="Also draw a PNG.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster: tcp://host:8786.")
 @click.option(

@@ -3,6 +3,7 @@
 A reader is small and frozen, and crosses to a worker; the open file stays there.
 """
 
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid
+from cloudmask.paths import is_remote
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 """Stored types that a scene may have."""
@@ -70,6 +72,11 @@ def version_of(path: str) -> str:
         local = next((p for p in (local / "zarr.json", local / ".zmetadata") if p.exists()), local)
     status = local.stat()
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def opening_of(path: str) -> str:
+    """What tells one opening of a URL, which has no version, from the next; empty for a file."""
+    return uuid.uuid4().hex if is_remote(path) else ""
 
 
 def check_nodata(nodata: float | None, dtype: np.dtype[Any]) -> None:

@@ -3,8 +3,6 @@
 import math
 import platform
 import threading
-import uuid
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -27,7 +25,8 @@ from cloudmask.errors import first_line
 from cloudmask.grid import Grid
 from cloudmask.paths import is_remote
 from cloudmask.readers.files import GDAL_OPTIONS, parts_of
-from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
+from cloudmask.readers.handles import forget, kept_open
+from cloudmask.readers.protocol import DTYPES, check_nodata, listed, opening_of, version_of
 from cloudmask.stopwatch import timed
 
 T = TypeVar("T")
@@ -38,7 +37,7 @@ class RasterReader:
     """Reads through GDAL."""
 
     path: str
-    """As the user gave it."""
+    """As the user gave it, of a local file the absolute one."""
     name: str
     """What GDAL opens: the path, or a VRT document of it."""
     version: str
@@ -50,7 +49,7 @@ class RasterReader:
     block: tuple[int, int]
     """Height and width of the stored blocks."""
     opened: str
-    """Of a URL, which has no version, who opened it: handles are not for who opens it later."""
+    """As `opening_of` tells: handles are not for who opens a URL later."""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
@@ -142,28 +141,16 @@ class RasterReader:
         """The dataset; `keep` leaves it open in this thread, for windows to come."""
         with rasterio.Env(**GDAL_OPTIONS):
             try:
-                dataset = self._handle() if keep else rasterio.open(self.name)
+                version = self.version + self.opened
+                dataset = (
+                    kept_open(self.path, self.name, version) if keep else rasterio.open(self.name)
+                )
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
                 ) from error
             with nullcontext() if keep else dataset:
                 yield dataset
-
-    def _handle(self) -> rasterio.DatasetReader:
-        """A dataset of this thread's own: GDAL's handles are not to be shared."""
-        handles = _open_handles.__dict__.setdefault("cache", OrderedDict())
-        key = self.path, self.name, self.version, self.opened
-        if key not in handles:
-            while len(handles) >= HANDLES:
-                (path, *_), handle = handles.popitem(last=False)
-                handle.close()
-                _held[path] -= is_remote(path)
-            _forget(self.path)
-            handles[key] = rasterio.open(self.name)
-            _held[self.path] += is_remote(self.path)
-        handles.move_to_end(key)
-        return handles[key]
 
     @contextmanager
     def _naming(self, window: Window) -> Iterator[None]:
@@ -211,23 +198,12 @@ def _interruptibly(call: Callable[[], T]) -> T:
     return answer.result()
 
 
-_open_handles = threading.local()
-_held: Counter[str] = Counter()
-"""How many handles of a URL are kept open, in all threads."""
-
-
-def _forget(path: str) -> None:
-    """Make GDAL look anew at what is behind a URL: it does when one of its handles is closed."""
-    if _held[path] > 0:
-        rasterio.open(path).close()
-
-
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
     """Open a raster by what its header says; errors as for `open_reader`."""
 
     def opened() -> rasterio.DatasetReader:
         with rasterio.Env(**GDAL_OPTIONS):
-            _forget(path)
+            forget(path)
             return rasterio.open(path)
 
     try:
@@ -280,8 +256,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, parts_of(dataset, path)))
-    opened_by = uuid.uuid4().hex if is_remote(path) else ""
-    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block, opened_by)
+    opened_as = opening_of(path)
+    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block, opened_as)
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_masked: bool) -> str:

@@ -1,6 +1,5 @@
 """Read a Zarr store through xarray, and average as GDAL does."""
 
-import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,8 +12,14 @@ from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, grid_of
-from cloudmask.paths import is_remote
-from cloudmask.readers.protocol import DTYPES, HANDLES, check_nodata, listed, version_of
+from cloudmask.readers.protocol import (
+    DTYPES,
+    HANDLES,
+    check_nodata,
+    listed,
+    opening_of,
+    version_of,
+)
 from cloudmask.stopwatch import timed
 
 
@@ -31,7 +36,7 @@ class ZarrReader:
     can_be_nodata: bool
     nodata: float | None
     opened: str
-    """Of a URL, which has no version, who opened it: what is kept is not for who opens it later."""
+    """As `opening_of` tells: what is kept is not for who opens a URL later."""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:
@@ -103,7 +108,7 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
             f"{path} holds {len(cubes)} arrays with three dimensions "
             f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x)"
         )
-    version, opened = version_of(path), uuid.uuid4().hex if is_remote(path) else ""
+    version, opened = version_of(path), opening_of(path)
     try:
         array = _zarr_array(path, version + opened, cubes[0])
     except MissingSpatialDimensionError as error:

@@ -18,7 +18,8 @@ from measuring import alternate, apart, options, report, sample
 def feed(manifest: str, network: str, steps: int, batch: int) -> dict[str, Any]:
     """Feed a network, or none, and count seconds of waiting."""
     from cloudmask import network as networks
-    from cloudmask.dataset import ROUND, Sampling, training_batches
+    from cloudmask.dataset import ROUND, training_batches
+    from cloudmask.draw import Sampling
     from cloudmask.labelled import Reading, labelled_chunks
     from cloudmask.losses import make_loss
     from cloudmask.manifest import read_examples

@@ -4,17 +4,16 @@ Nothing is kept of a scene between visits, so that memory does not grow with it.
 the seed and its number only, so that a run can be resumed anywhere.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cloudmask.augment import AUGMENTATIONS, patches
+from cloudmask.augment import patches
 from cloudmask.constants import NODATA
+from cloudmask.draw import Draw, Sampling, real_clouds
 from cloudmask.labelled import Chunk, Reading, read
-from cloudmask.pasting import Labels, Pixels, matte
+from cloudmask.pasting import Labels, Pixels
 
 PATCHES_PER_VISIT = 4
 ROUND = 8
@@ -23,55 +22,6 @@ BATCHES_HELD = 4 * ROUND
 """Batches whose patches are in memory at a time."""
 _READERS = 2
 """Visits made at the same time."""
-_MATTES = 48
-"""Real clouds kept to be pasted, a quarter of a megabyte each."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How patches are drawn from chunks."""
-
-    size: int = 256
-    """Height and width of a patch."""
-    batch_size: int = 32
-    """Patches of a batch."""
-    seed: int = 0
-    """Of everything random."""
-    augment: tuple[str, ...] = AUGMENTATIONS
-    """What is done to patches."""
-    mix: tuple[tuple[str, float], ...] = ()
-    """How often a set is drawn, for sets that are to differ from 1."""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.augment if name not in AUGMENTATIONS]
-        if unknown:
-            raise ValueError(
-                f"augment {', '.join(unknown)} is unknown: choose {', '.join(AUGMENTATIONS)}"
-            )
-        for what, count in (("patch", self.size), ("batch size", self.batch_size)):
-            if count < 1:
-                raise ValueError(f"{what} is {count}: give at least 1")
-        for name, weight in self.mix:
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"mix draws {name} {weight} times: give a number of at least 0")
-
-    @property
-    def visits(self) -> int:
-        """Chunks read for one round of batches."""
-        return self.batch_size * ROUND // PATCHES_PER_VISIT
-
-
-def check_mix(chunks: Sequence[Chunk], sampling: Sampling) -> None:
-    """Refuse a mix of sets that are not there, or of none, with a ValueError."""
-    sets = dict.fromkeys(chunk.example.set for chunk in chunks)
-    unknown = dict(sampling.mix).keys() - sets.keys()
-    if unknown:
-        raise ValueError(
-            f"mix names sets without training images: {', '.join(sorted(unknown))}; "
-            f"there are {', '.join(sets)}"
-        )
-    if not any(dict(sampling.mix).get(name, 1) for name in sets):
-        raise ValueError("mix draws every set 0 times: give one of them more")
 
 
 def training_batches(
@@ -96,8 +46,9 @@ def training_batches(
     """
     import tensorflow as tf
 
-    draw = _Draw(chunks, sampling)
-    mattes = _mattes(draw, reading, sampling) if "paste" in sampling.augment else []
+    draw = Draw(by_set(chunks), sampling)
+    mattes = real_clouds(draw, lambda chunk: read(chunk, reading), sampling)
+    visits = sampling.batch_size * ROUND // PATCHES_PER_VISIT
 
     def visit(number: int) -> tuple[Any, Labels]:
         rng = np.random.default_rng([sampling.seed, int(number)])
@@ -115,7 +66,7 @@ def training_batches(
 
     def shuffle(number: Any, visited: Any) -> Any:
         pixels, labels = visited
-        count = sampling.visits * PATCHES_PER_VISIT
+        count = visits * PATCHES_PER_VISIT
         seed = tf.stack([tf.constant(sampling.seed, tf.int64), number])
         order = tf.random.experimental.stateless_shuffle(tf.range(count), seed)
         side = sampling.size
@@ -123,12 +74,12 @@ def training_batches(
         labels = tf.gather(tf.reshape(labels, (count, side, side, 1)), order)
         return tf.data.Dataset.from_tensor_slices((pixels, labels))
 
-    first = first_round * sampling.visits
+    first = first_round * visits
     visited = (
         tf.data.Dataset.range(first, np.iinfo(np.int64).max)
         .map(read_visit, num_parallel_calls=_READERS, deterministic=True)
-        .prefetch(sampling.visits // 2)
-        .batch(sampling.visits, drop_remainder=True)
+        .prefetch(visits // 2)
+        .batch(visits, drop_remainder=True)
     )
     rounds = tf.data.Dataset.range(first_round, np.iinfo(np.int64).max)
     return (
@@ -186,42 +137,13 @@ def _validation_patch(
     return (image * 255).astype("float16"), np.pad(label, pad, constant_values=NODATA)
 
 
-class _Draw:
-    """Chooses a chunk: first a set, then cloudy or clear, then one of its chunks."""
-
-    def __init__(self, chunks: Sequence[Chunk], sampling: Sampling):
-        self.sets: dict[str, tuple[list[Chunk], list[Chunk]]] = {}
-        for chunk in chunks:
-            cloudy, clear = self.sets.setdefault(chunk.example.set, ([], []))
-            if chunk.cloud:
-                cloudy.append(chunk)
-            if chunk.clear:
-                clear.append(chunk)
-        check_mix(chunks, sampling)
-        mix = dict(sampling.mix)
-        weights = np.array([mix.get(name, 1.0) for name in self.sets])
-        self.weights = weights / weights.sum()
-
-    def __call__(self, rng: np.random.Generator) -> tuple[Chunk, bool]:
-        """A chunk, and whether its patches should lie on cloud."""
-        name = list(self.sets)[int(rng.choice(len(self.sets), p=self.weights))]
-        cloudy, clear = self.sets[name]
-        towards_cloud = bool(cloudy) and (not clear or rng.random() < 0.6)
-        members = cloudy if towards_cloud else clear
-        return members[int(rng.integers(len(members)))], towards_cloud
-
-
-def _mattes(draw: _Draw, reading: Reading, sampling: Sampling) -> list[Pixels]:
-    """Opacities of real clouds, of chunks drawn as in training."""
-    rng = np.random.default_rng([sampling.seed, 2**32])
-    made: list[Pixels] = []
-    for _ in range(8 * _MATTES):
-        chunk, towards_cloud = draw(rng)
-        if towards_cloud and len(made) < _MATTES:
-            pixels, labels = patches(
-                read(chunk, reading), 1, sampling.size, rng, augment=("turn",), towards_cloud=True
-            )
-            found = matte(pixels[0] / 255, labels[0])
-            if found is not None:
-                made.append(found.astype("float32"))
-    return made
+def by_set(chunks: Sequence[Chunk]) -> dict[str, tuple[list[Chunk], list[Chunk]]]:
+    """Chunks of each set that hold cloud, and those that hold what is clear."""
+    sets: dict[str, tuple[list[Chunk], list[Chunk]]] = {}
+    for chunk in chunks:
+        cloudy, clear = sets.setdefault(chunk.example.set, ([], []))
+        if chunk.cloud:
+            cloudy.append(chunk)
+        if chunk.clear:
+            clear.append(chunk)
+    return sets

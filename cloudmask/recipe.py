@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from cloudmask.dataset import Sampling
+from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading
 from cloudmask.losses import make_loss
 from cloudmask.models import ARCHITECTURES

@@ -20,10 +20,11 @@ from cloudmask.constants import CLOUD
 from cloudmask.dataset import (
     BATCHES_HELD,
     ROUND,
-    check_mix,
+    by_set,
     training_batches,
     validation_patches,
 )
+from cloudmask.draw import check_mix
 from cloudmask.initial import check_start, initial_network
 from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
@@ -99,7 +100,7 @@ def train(
     _check_memory(recipe)
     check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
-    check_mix(chunks["train"], recipe.sampling)
+    check_mix(by_set(chunks["train"]), recipe.sampling)
     network = initial_network(recipe)
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches

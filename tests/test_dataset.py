@@ -10,7 +10,8 @@ import rasterio
 from rasterio.transform import from_origin
 
 from cloudmask import read_examples
-from cloudmask.dataset import ROUND, Sampling, training_batches, validation_patches
+from cloudmask.dataset import ROUND, training_batches, validation_patches
+from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading, labelled_chunks, longest_short_side, read
 from cloudmask.manifest import Example
 

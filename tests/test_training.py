@@ -20,7 +20,7 @@ from conftest import without_own_pool
 from PIL import Image
 
 from cloudmask import Recipe, load_model, open_label, open_scene, predict, segment, train, training
-from cloudmask.dataset import Sampling
+from cloudmask.draw import Sampling
 from cloudmask.evaluation import evaluate
 from cloudmask.sample import write_sample
 
@@ -268,7 +268,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cloudmask import Recipe, initial, training
-from cloudmask.dataset import Sampling
+from cloudmask.draw import Sampling
 
 initial._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 sampling = Sampling(size=32, batch_size=4, augment=("turn",))

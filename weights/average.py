@@ -1,22 +1,36 @@
 """Average the weights of models that were trained from one another, into one model.
 
-    python weights/average.py RUN MODEL MODEL…
+    python weights/average.py RUN MODEL MODEL… [--like NAME] [--statistics MANIFEST]
 
 Where one of them misses cloud and another sees too much, the mean often does better than both, at
-the price of one. RUN becomes a folder such as `cloudmask train` leaves; its card is that of the
-first model, a run or one of the registry's. After Wortsman et al. 2022,
-https://arxiv.org/abs/2203.05482.
+the price of one; a model that is named twice counts twice. RUN becomes a folder such as `cloudmask
+train` leaves; its card is that of the first model, a run or one of the registry's, or of `--like`.
+After Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
+
+What batch normalisation knows of each channel is no mean of what it knew of others, where these
+are far apart: `--statistics` estimates it anew, over training patches, after Izmailov et al. 2018,
+https://arxiv.org/abs/1803.05407.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pool import READING
 from runs import write_run
 
+from cloudmask.cli.options import Mix
+from cloudmask.dataset import training_batches
+from cloudmask.draw import Sampling
+from cloudmask.labelled import labelled_chunks
+from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import build_network, start_tensorflow
 from cloudmask.registry import load_model
 from cloudmask.weightfile import read_weights
+
+BATCHES = 24
+"""Of 32 patches, for statistics."""
 
 
 def main() -> None:
@@ -24,6 +38,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--like", metavar="NAME", help="whose card it gets; default: the first's")
+    parser.add_argument("--statistics", type=Path, metavar="MANIFEST")
+    parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     models = [load_model(name) for name in args.models]
     start_tensorflow()
@@ -34,7 +52,25 @@ def main() -> None:
         found.append(network.get_weights())
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
     trained = f"mean of the weights of {' and '.join(args.models)}"
-    write_run(args.run, network, args.models[0], trained)
+    if args.statistics:
+        estimate(network, args.statistics, Sampling(seed=args.seed, mix=args.mix))
+        trained += ", with statistics of its own"
+    write_run(args.run, network, args.like or args.models[0], trained)
+
+
+def estimate(network: Any, manifest: Path, sampling: Sampling) -> None:
+    """Set the statistics of batch normalisation to their mean over batches of patches."""
+    from keras import layers
+
+    chunks = labelled_chunks(select_split(read_examples(manifest), "train"), READING)
+    norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+    batches = training_batches(chunks, READING, sampling).take(BATCHES)
+    for number, (pixels, _) in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 - 1 / number  # so that each batch counts the same
+        network(pixels, training=True)
+        print(f"statistics: {number} of {BATCHES}", end="\r", flush=True)
+    print()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from cloudmask.augment import retexture, tint
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
-from cloudmask.dataset import ROUND, Sampling
+from cloudmask.dataset import ROUND
+from cloudmask.draw import Sampling
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
 from cloudmask.pasting import turn

@@ -19,7 +19,8 @@ from cloudmask.chunks import Block
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
-from cloudmask.dataset import Sampling, training_batches
+from cloudmask.dataset import training_batches
+from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading, labelled_chunks
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import start_tensorflow

@@ -110,7 +110,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     images/ and labels/. `cloudmask segment --model RUNS/NAME` takes the result.
     """
     from cloudmask.augment import AUGMENTATIONS
-    from cloudmask.dataset import Sampling
+    from cloudmask.draw import Sampling
     from cloudmask.labelled import Reading
     from cloudmask.recipe import Recipe
     from cloudmask.registry import load_model

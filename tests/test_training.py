@@ -20,9 +20,14 @@ from conftest import without_own_pool
 from PIL import Image
 
 from cloudmask import Recipe, load_model, open_label, open_scene, predict, segment, train, training
+from cloudmask.dataset import training_batches
 from cloudmask.draw import Sampling
 from cloudmask.evaluation import evaluate
+from cloudmask.labelled import Reading, labelled_chunks
+from cloudmask.manifest import read_examples, select_split
+from cloudmask.network import build_network
 from cloudmask.sample import write_sample
+from cloudmask.weightfile import read_weights
 
 TINY = Recipe(
     architecture="lite",
@@ -714,6 +719,28 @@ def test_a_student_is_given_the_mean_of_label_and_teachers(tmp_path):
     off = np.minimum(abs(learned - mean), abs(learned - 1 - mean))[targets[:4, ..., 0] != 255]
     assert np.quantile(off, 0.95) < 0.05  # they saw these pixels before they were rounded
     assert load_model(tmp_path / "runs" / "student").architecture == "lite"
+
+
+def test_a_mean_of_weights_gets_statistics_of_its_own(tmp_path):
+    """`weights/average.py`: of what the first convolution says of training patches."""
+    manifest = write_tiles(tmp_path / "tiles", "ttv", side=256)
+    script = Path(__file__).parents[1] / "weights" / "average.py"
+    options = ["--like", "lite", "--statistics", manifest, "--batches", "2", "--seed", "3"]
+    weights = Path(load_model("lite").path)
+    command = [sys.executable, script, tmp_path / "mean", weights, weights, *options]
+    subprocess.run(command, check=True)
+    import keras
+
+    network = build_network("lite", "float32")
+    read_weights(network, tmp_path / "mean" / "mean.weights.h5")
+    chunks = labelled_chunks(select_split(read_examples(manifest), "train"), Reading())
+    batches = training_batches(chunks, Reading(), Sampling(seed=3)).take(2)
+    stem = keras.Model(network.inputs, network.get_layer("stem").output)
+    said = np.stack([stem(pixels).numpy() for pixels, _ in batches])
+    norm = network.get_layer("stem_bn")
+    np.testing.assert_allclose(norm.moving_mean, said.mean(axis=(0, 1, 2, 3)), rtol=0.01, atol=0.01)
+    variance = said.var(axis=(1, 2, 3)).mean(axis=0)
+    np.testing.assert_allclose(norm.moving_variance, variance, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("architecture", ["unet_slim", "lite"])

@@ -29,9 +29,6 @@ from cloudmask.network import build_network, start_tensorflow
 from cloudmask.registry import load_model
 from cloudmask.weightfile import read_weights
 
-BATCHES = 24
-"""Of 32 patches, for statistics."""
-
 
 def main() -> None:
     """Read the command line and write the folder."""
@@ -40,6 +37,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--like", metavar="NAME", help="whose card it gets; default: the first's")
     parser.add_argument("--statistics", type=Path, metavar="MANIFEST")
+    parser.add_argument("--batches", type=int, default=24, help="of 32 patches, for statistics")
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -53,24 +51,23 @@ def main() -> None:
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
     trained = f"mean of the weights of {' and '.join(args.models)}"
     if args.statistics:
-        estimate(network, args.statistics, Sampling(seed=args.seed, mix=args.mix))
+        sampling = Sampling(seed=args.seed, mix=args.mix)
+        estimate(network, args.statistics, sampling, args.batches)
         trained += ", with statistics of its own"
     write_run(args.run, network, args.like or args.models[0], trained)
 
 
-def estimate(network: Any, manifest: Path, sampling: Sampling) -> None:
+def estimate(network: Any, manifest: Path, sampling: Sampling, count: int) -> None:
     """Set the statistics of batch normalisation to their mean over batches of patches."""
     from keras import layers
 
     chunks = labelled_chunks(select_split(read_examples(manifest), "train"), READING)
     norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
-    batches = training_batches(chunks, READING, sampling).take(BATCHES)
+    batches = training_batches(chunks, READING, sampling).take(count)
     for number, (pixels, _) in enumerate(batches, start=1):
         for norm in norms:
             norm.momentum = 1 - 1 / number  # so that each batch counts the same
         network(pixels, training=True)
-        print(f"statistics: {number} of {BATCHES}", end="\r", flush=True)
-    print()
 
 
 if __name__ == "__main__":

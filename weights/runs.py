@@ -1,11 +1,18 @@
-"""Folders such as `cloudmask train` leaves, for weights that were not trained but reckoned."""
+"""Folders such as `cloudmask train` leaves, for weights that came about in another way.
 
+    python weights/runs.py RUN FILE --like NAME --trained TEXT
+
+makes one of a weight file, such as `together.py` leaves.
+"""
+
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from cloudmask.registry import CARD, list_models
-from cloudmask.weightfile import file_sha256, write_weights
+from cloudmask.network import build_network, start_tensorflow
+from cloudmask.registry import CARD, list_models, load_model
+from cloudmask.weightfile import file_sha256, read_weights, write_weights
 
 
 def write_run(folder: Path, network: Any, like: str, trained: str) -> None:
@@ -30,3 +37,21 @@ def write_run(folder: Path, network: Any, like: str, trained: str) -> None:
         "trained": trained,
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def main() -> None:
+    """Read the command line and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--like", required=True, metavar="NAME", help="whose card it gets")
+    parser.add_argument("--trained", required=True, metavar="TEXT", help="how it came about")
+    args = parser.parse_args()
+    start_tensorflow()
+    network = build_network(load_model(args.file).architecture, "float32")
+    read_weights(network, args.file)
+    write_run(args.run, network, args.like, args.trained)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Tell how good models are on scenes as they are, and on ones that are softer, brighter, coarser.
+
+    python weights/robustness.py MANIFEST MODEL… [--only as-is] [--split val] [--scale 65535]
+
+A line for each condition: F1 of each set, the share of false cloud over every fourth image without
+cloud, and the measure that models and thresholds were chosen by: the mean F1 of the sets less five
+times that share. The threshold is the one of the best measure on images as they are, in steps of
+0.05.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image, ImageFilter
+
+from cloudmask import load_model, predict
+from cloudmask.constants import CLOUD, NODATA
+from cloudmask.labelled import Reading, open_pair
+from cloudmask.manifest import read_examples, select_split
+from cloudmask.scores import score, tally
+
+Array = Any
+THRESHOLDS = np.arange(0.2, 0.85, 0.05)
+EVERY = 4
+"""Of the images without cloud one is taken."""
+CLEAR = "clear_rgb"
+"""The set without any cloud."""
+
+
+def blurred(radius: float) -> Any:
+    """By a Gaussian, as of a scene that was resampled finer than it was taken."""
+
+    def change(pixels: Array, label: Array) -> tuple[Array, Array]:
+        known = ~np.isnan(pixels)
+        picture = Image.fromarray(np.moveaxis(np.where(known, pixels, 0), 0, -1).astype("uint8"))
+        softer = np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)))
+        return np.where(known, np.moveaxis(softer, -1, 0), np.nan), label
+
+    return change
+
+
+def times(factor: float) -> Any:
+    """Brighter or darker."""
+    return lambda pixels, label: (np.clip(pixels * factor, 0, 255), label)
+
+
+def stretched(pixels: Array, label: Array) -> tuple[Array, Array]:
+    """By the second percentile of each band, as `--stretch 2` does."""
+    low, high = np.nanpercentile(pixels, [2, 98], axis=(1, 2))[..., None, None]
+    return np.clip((pixels - low) / np.maximum(high - low, 1) * 255, 0, 255), label
+
+
+def halved(pixels: Array, label: Array) -> tuple[Array, Array]:
+    """At half of the resolution; a pixel is cloud where most of it is, and scored where all is."""
+    y, x = (length // 2 for length in label.shape)
+    pixels = pixels[:, : 2 * y, : 2 * x].reshape(3, y, 2, x, 2).mean((2, 4))
+    label = label[: 2 * y, : 2 * x].reshape(y, 2, x, 2)
+    cloud, scored = (label == CLOUD).mean((1, 3)) > 0.5, (label != NODATA).all((1, 3))
+    return pixels, np.where(scored, cloud, NODATA).astype("uint8")
+
+
+def doubled(pixels: Array, label: Array) -> tuple[Array, Array]:
+    """Enlarged twice, bilinearly."""
+    size = label.shape[1] * 2, label.shape[0] * 2
+    bands = [
+        Image.fromarray(band).resize(size, Image.Resampling.BILINEAR)
+        for band in np.nan_to_num(pixels).astype("float32")
+    ]
+    return np.stack([np.asarray(band) for band in bands]), label.repeat(2, 0).repeat(2, 1)
+
+
+CONDITIONS = {
+    "as-is": lambda pixels, label: (pixels, label),
+    "blurred-0.7": blurred(0.7),
+    "blurred-1": blurred(1),
+    "blurred-1.5": blurred(1.5),
+    "blurred-2.5": blurred(2.5),
+    "stretched": stretched,
+    "brighter": times(1.4),
+    "darker": times(0.7),
+    "halved": halved,
+    "doubled": doubled,
+}
+
+
+def images(manifest: Path, split: str, scale: float | None) -> Iterator[tuple[str, Array, Array]]:
+    """Set, pixels (3, y, x) 0–255 with NaN for nodata, and label."""
+    clear = 0
+    for example in select_split(read_examples(manifest), split):
+        clear += example.set == CLEAR
+        if example.set == CLEAR and clear % EVERY:
+            continue
+        scene, label = open_pair(example, Reading(scale=scale))
+        yield example.set, scene.to_numpy().astype("float32"), label.to_numpy()
+
+
+def main() -> None:
+    """Read the command line and print a line for each condition."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--scale", type=float)
+    args = parser.parse_args()
+    read = list(images(args.manifest, args.split, args.scale))
+    sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLEAR]
+
+    def measure(
+        tallies: dict[str, list[Any]], threshold: float
+    ) -> tuple[float, list[float], float]:
+        f1 = [score(tallies[name], threshold).f1 for name in sets]
+        false = score(tallies[CLEAR], threshold).false_cloud
+        return float(np.mean(f1)) - 5 * false, f1, false
+
+    print(f"{'model':24} {'':12}", *(f"{name:>15}" for name in [*sets, "false cloud", "measure"]))
+    for name in args.models:
+        model, threshold = load_model(name), None
+        for condition in dict.fromkeys(["as-is", *args.only]):
+            tallies = defaultdict(list)
+            for of_set, pixels, label in read:
+                seen, classes = CONDITIONS[condition](pixels, label)
+                scene = xr.DataArray(seen.astype("float32"), dims=("band", "y", "x")).chunk()
+                tallies[of_set].append(tally(predict(scene, model).to_numpy(), classes))
+            threshold = threshold or max(THRESHOLDS, key=lambda t: measure(tallies, t)[0])
+            found, f1, false = measure(tallies, threshold)
+            values = [*(f"{value:15.3f}" for value in f1), f"{false:15.2%}", f"{found:15.3f}"]
+            print(f"{Path(name).stem[-24:]:24} {condition:12}", *values, f"{threshold:.2f}")
+
+
+if __name__ == "__main__":
+    main()

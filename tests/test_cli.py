@@ -149,7 +149,7 @@ def test_the_size_told_is_that_of_the_output(folder):
         "segment", "scene.tif", "small.tif", "--resize-factor", "4", "--grid", "model", cwd=folder
     )
     assert "150 × 175 px" in done.stdout
-    assert "cloudmask: lite in" in done.stderr
+    assert "cloudmask: unet-slim in" in done.stderr
     with rasterio.open(folder / "small.tif") as dataset:
         assert dataset.shape == (150, 175)
 

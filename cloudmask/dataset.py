@@ -11,7 +11,7 @@ import numpy as np
 
 from cloudmask.augment import patches
 from cloudmask.constants import NODATA
-from cloudmask.draw import Draw, Sampling, real_clouds
+from cloudmask.draw import Draw, Sampling, by_set, real_clouds
 from cloudmask.labelled import Chunk, Reading, read
 from cloudmask.pasting import Labels, Pixels
 
@@ -46,7 +46,8 @@ def training_batches(
     """
     import tensorflow as tf
 
-    draw = Draw(by_set(chunks), sampling)
+    sets = by_set((chunk.example.set, chunk.cloud > 0, chunk.clear > 0, chunk) for chunk in chunks)
+    draw = Draw(sets, sampling)
     mattes = real_clouds(draw, lambda chunk: read(chunk, reading), sampling)
     visits = sampling.batch_size * ROUND // PATCHES_PER_VISIT
 
@@ -135,15 +136,3 @@ def _validation_patch(
     pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]
     image = np.pad(image, [*pad, (0, 0)], "symmetric")
     return (image * 255).astype("float16"), np.pad(label, pad, constant_values=NODATA)
-
-
-def by_set(chunks: Sequence[Chunk]) -> dict[str, tuple[list[Chunk], list[Chunk]]]:
-    """Chunks of each set that hold cloud, and those that hold what is clear."""
-    sets: dict[str, tuple[list[Chunk], list[Chunk]]] = {}
-    for chunk in chunks:
-        cloudy, clear = sets.setdefault(chunk.example.set, ([], []))
-        if chunk.cloud:
-            cloudy.append(chunk)
-        if chunk.clear:
-            clear.append(chunk)
-    return sets

@@ -4,7 +4,7 @@ NumPy only; how a chunk is read is the caller's.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -47,6 +47,24 @@ class Sampling:
         for name, weight in self.mix:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"mix draws {name} {weight} times: give a number of at least 0")
+
+
+def by_set(chunks: Iterable[tuple[str, bool, bool, C]]) -> dict[str, tuple[list[C], list[C]]]:
+    """Of each set the chunks that hold cloud, and those that hold what is clear.
+
+    Parameters
+    ----------
+    chunks : iterable of (str, bool, bool, chunk)
+        The set's name, and whether the chunk holds cloud, and what is clear.
+    """
+    sets: dict[str, tuple[list[C], list[C]]] = {}
+    for name, has_cloud, has_clear, chunk in chunks:
+        cloudy, clear = sets.setdefault(name, ([], []))
+        if has_cloud:
+            cloudy.append(chunk)
+        if has_clear:
+            clear.append(chunk)
+    return sets
 
 
 def check_mix(sets: Collection[str], sampling: Sampling) -> None:

@@ -20,7 +20,6 @@ from cloudmask.constants import CLOUD
 from cloudmask.dataset import (
     BATCHES_HELD,
     ROUND,
-    by_set,
     training_batches,
     validation_patches,
 )
@@ -100,7 +99,7 @@ def train(
     _check_memory(recipe)
     check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
-    check_mix(by_set(chunks["train"]), recipe.sampling)
+    check_mix(dict.fromkeys(chunk.example.set for chunk in chunks["train"]), recipe.sampling)
     network = initial_network(recipe)
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches

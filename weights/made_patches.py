@@ -18,7 +18,7 @@ from PIL import Image
 
 from cloudmask.augment import Source, patches
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.draw import Draw, Sampling, real_clouds
+from cloudmask.draw import Draw, Sampling, by_set, real_clouds
 
 Array = Any
 PER_VISIT = 2
@@ -80,13 +80,10 @@ class Patches:
     """Batches that processes make without end, in memory they share."""
 
     def __init__(self, images: list[SimpleNamespace], sampling: Sampling, makers: int):
-        sets: dict[str, tuple[list, list]] = {}
-        for image in images:
-            cloudy, clear = sets.setdefault(image.set, ([], []))
-            if (image.label == CLOUD).any():
-                cloudy.append(image)
-            if (image.label == CLEAR).any():
-                clear.append(image)
+        sets = by_set(
+            (image.set, (image.label == CLOUD).any(), (image.label == CLEAR).any(), image)
+            for image in images
+        )
         self.sampling, self.draw = sampling, Draw(sets, sampling)
         self.mattes = real_clouds(self.draw, source, sampling)
         shape = (SLOTS, sampling.batch_size, sampling.size, sampling.size)

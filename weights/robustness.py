@@ -23,6 +23,7 @@ from cloudmask.constants import CLOUD, NODATA
 from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.scores import score, tally
+from cloudmask.stretch import from_percentiles
 
 Array = Any
 THRESHOLDS = np.arange(0.2, 0.85, 0.05)
@@ -37,7 +38,8 @@ def blurred(radius: float) -> Any:
 
     def change(pixels: Array, label: Array) -> tuple[Array, Array]:
         known = ~np.isnan(pixels)
-        picture = Image.fromarray(np.moveaxis(np.where(known, pixels, 0), 0, -1).astype("uint8"))
+        whole = np.where(known, pixels, 0).round().astype("uint8")
+        picture = Image.fromarray(np.moveaxis(whole, 0, -1))
         softer = np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)))
         return np.where(known, np.moveaxis(softer, -1, 0), np.nan), label
 
@@ -51,8 +53,7 @@ def times(factor: float) -> Any:
 
 def stretched(pixels: Array, label: Array) -> tuple[Array, Array]:
     """By the second percentile of each band, as `--stretch 2` does."""
-    low, high = np.nanpercentile(pixels, [2, 98], axis=(1, 2))[..., None, None]
-    return np.clip((pixels - low) / np.maximum(high - low, 1) * 255, 0, 255), label
+    return from_percentiles(pixels, 2)(pixels), label
 
 
 def halved(pixels: Array, label: Array) -> tuple[Array, Array]:

@@ -56,8 +56,7 @@ class Member:
     """Its way back starts from random weights."""
     encoder_share: float = 1.0
     """Of the rate, for layers of the encoder."""
-    beta: float = 1.0
-    """Its square weighs missed cloud."""
+    loss: str = "bce+dice"
 
 
 MEMBERS = (
@@ -68,7 +67,7 @@ MEMBERS = (
     Member("lite", "lite", "lite.weights.h5", 1e-3),
     Member("lite_l", "lite", "lite.weights.h5", 3e-4),
 )
-MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, True, beta=2.0)
+MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, True, loss="bce+f2")
 """What the better teacher becomes at the end: missed cloud weighs more."""
 
 
@@ -79,10 +78,11 @@ class Learner:
         import keras
         from twin import Twin
 
+        from cloudmask.losses import make_loss
         from cloudmask.models import build
         from cloudmask.weightfile import read_weights
 
-        self.member, self.device = member, device
+        self.member, self.device, self.loss = member, device, make_loss(member.loss)
         with keras.device("cpu"):
             network = build(member.architecture)
             if starts and member.fresh:
@@ -111,7 +111,6 @@ class Learner:
     def learn(self, pixels: Any, target: Any, progress: float) -> tuple[Any, Any]:
         """Take a step: loss and the logits before it, not waited for."""
         import torch
-        from twin import objective
 
         rate = self.member.rate * min(progress / WARM_UP, 1.0)
         if progress > WARM_UP:
@@ -121,7 +120,7 @@ class Learner:
         encoder["lr"], others["lr"] = 0.0 if held else rate * self.member.encoder_share, rate
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.twin(pixels, training=True)
-        loss = objective(logits, target, self.member.beta)
+        loss = self.loss(target, torch.sigmoid(logits))
         loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

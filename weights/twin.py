@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from cloudmask.constants import NODATA
-
 
 class Twin:
     """A Keras network as PyTorch runs it: in 16 bits, channels last, normalisation in one pass.
@@ -40,7 +38,7 @@ class Twin:
             case "Rescaling":
                 return lambda x: x * layer.scale + layer.offset
             case "Normalization":
-                mean = torch.tensor(np.asarray(layer.input_mean).reshape(1, -1, 1, 1).tolist())
+                mean = torch.tensor(layer.input_mean, dtype=torch.float32).reshape(1, -1, 1, 1)
                 return lambda x: x - mean.to(x.device)
             case "Conv2D":
                 (side, _), (stride, _) = layer.kernel_size, layer.strides
@@ -114,18 +112,3 @@ class Twin:
         for layer, module in self.pairs:
             (encoder if layer.name.startswith("block") else others).extend(module.parameters())
         return encoder, others
-
-
-def objective(logits: Any, target: Any, beta: float) -> Any:
-    """Cross entropy and soft F-beta, as `cloudmask.losses` has them, of logits."""
-    import torch
-    from torch.nn import functional
-
-    scored = (target != NODATA).float()
-    cloud = scored * target
-    entropy = functional.binary_cross_entropy_with_logits(logits, cloud, reduction="none")
-    p = torch.sigmoid(logits)
-    found, cloudy, said = (cloud * p).sum(), cloud.sum(), (scored * p).sum()
-    both = (1 + beta**2) * found
-    score = (both + 1) / (both + beta**2 * (cloudy - found) + said - found + 1)
-    return (scored * entropy).sum() / (scored.sum() + 1) + 1 - score

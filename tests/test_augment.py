@@ -87,7 +87,7 @@ def test_pasted_clouds_are_labelled_where_they_brighten():
 def test_some_pasted_skies_are_overcast():
     rng = np.random.default_rng(3)
     _, labels = patches(source(cloud=False), 120, SIZE, rng, augment=("paste",))
-    assert ((labels == 1).mean(axis=(1, 2)) > 0.9).sum() >= 3
+    assert ((labels == 1).mean(axis=(1, 2)) > 0.7).sum() >= 3
 
 
 def test_real_clouds_are_pasted_as_they_were():

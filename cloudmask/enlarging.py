@@ -15,9 +15,14 @@ from dask.highlevelgraph import HighLevelGraph
 
 from cloudmask import chunks
 from cloudmask.chunks import Block
-from cloudmask.grid import Grid, grid_of
+from cloudmask.grid import Grid, check_array, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
-from cloudmask.mask import check_kind, check_threshold, mask_attributes, nan_where_declared
+from cloudmask.mask import (
+    check_threshold,
+    mask_attributes,
+    mask_or_probability,
+    nan_where_declared,
+)
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
 
@@ -53,21 +58,28 @@ def enlarge(
     -------
     (y, x) DataArray
         On the grid of `like`; its chunks are about `FINE_CHUNK` long and start on coarse pixels.
+        Coordinates without dimensions, such as a time, are kept.
 
     Raises
     ------
     ValueError
-        `like` covers another area, is coarser, or `resampling` is not known; `array` has other
-        dimensions, or is neither a mask nor a probability.
+        `like` covers another area, has another CRS, is coarser, or `resampling` is not known;
+        `array` has other dimensions, or is neither a mask nor a probability.
     """
+    check_array(array)
+    check_array(like)
     if array.dims != ("y", "x"):
         raise ValueError(
             f"the array has dimensions {', '.join(map(str, array.dims))}: enlarge one (y, x) array "
             "after the other"
         )
-    if like.dims[-2:] != ("y", "x"):
-        like = like.transpose(..., "y", "x")
-    check_kind(array)
+    if len(like.dims) > 3 or not {"y", "x"} <= set(like.dims):
+        raise ValueError(
+            f"the scene has dimensions {', '.join(map(str, like.dims))}: give one of (band, y, x) "
+            "or (y, x), select or rename first"
+        )
+    like = like.transpose(..., "y", "x")
+    array = mask_or_probability(array)
     is_mask = array.dtype == np.uint8
     if threshold is not None:
         check_threshold(threshold)
@@ -76,6 +88,11 @@ def enlarge(
     if resampling not in ("bilinear", "nearest"):
         raise ValueError(f"resampling is {resampling!r}: choose 'bilinear' or 'nearest'")
     coarse, fine = grid_of(array), grid_of(like)
+    if coarse.crs != fine.crs:
+        raise ValueError(
+            f"the CRS of the array is {coarse.crs}, that of the scene {fine.crs}: give one the "
+            "other's with rio.write_crs (xarray reads it with decode_coords='all')"
+        )
     if not coarse.same_bounds(fine):
         raise ValueError(
             f"the array of {coarse.height} × {coarse.width} px and the scene of "
@@ -108,7 +125,13 @@ def enlarge(
         attributes = {**attributes, "resampling": resampling}
     if threshold is not None:
         name, attributes = "mask", mask_attributes(attributes, threshold)
-    return fine.attach(xr.DataArray(data, dims=("y", "x"), attrs=attributes, name=name))
+    kept = {
+        key: value
+        for key, value in array.coords.items()
+        if not value.dims and key != array.rio.grid_mapping
+    }
+    enlarged = xr.DataArray(data, kept, ("y", "x"), attrs=attributes, name=name)
+    return fine.attach(enlarged)
 
 
 def _map_pieces(

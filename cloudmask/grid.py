@@ -104,20 +104,45 @@ def grid_of(array: xr.DataArray) -> Grid:
         stored = Affine.from_gdal(*map(float, mapping.attrs["GeoTransform"].split()))
         if stored.b or stored.d:  # rioxarray gives back most rotations, but not a quarter turn
             transform = stored
-    for dim, known in (("x", transform.a), ("y", transform.e)):
-        if dim in array.coords and array.sizes[dim] > 1:
-            step = _step(array, dim)
-            if not math.isclose(step, known, rel_tol=1e-6):
-                # Every second pixel, say: the coordinates know, the stored transform does not.
-                transform = array.rio.transform(recalc=True)
-                break
+    steps = {
+        dim: _step(array, dim) for dim in ("y", "x") if dim in array.coords and array.sizes[dim] > 1
+    }
+    known = {"y": transform.e, "x": transform.a}
+    if any(not math.isclose(step, known[dim], rel_tol=1e-6) for dim, step in steps.items()):
+        # Every second pixel, say: the coordinates know, the stored transform does not.
+        transform = _by_coordinates(array, transform, steps)
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
+
+
+def _by_coordinates(array: xr.DataArray, stored: Affine, steps: dict[str, float]) -> Affine:
+    """Where coordinates of pixel centres put an array.
+
+    A single row or column has no step of its own: it has the stored one, or is square.
+    """
+    if not stored.is_identity:
+        steps = {"y": stored.e, "x": stored.a, **steps}
+    y, x = steps.get("y", -abs(steps.get("x", 1))), steps.get("x", abs(steps.get("y", 1)))
+    top, left = (
+        float(array[dim][0]) - step / 2 if dim in array.coords else corner
+        for dim, step, corner in (("y", y, stored.f), ("x", x, stored.c))
+    )
+    return Affine(x, 0, left, 0, y, top)
+
+
+def check_array(array: object) -> None:
+    """Refuse what is no DataArray with a ValueError."""
+    if isinstance(array, xr.Dataset):
+        raise ValueError(
+            f"this is a Dataset of {', '.join(map(str, array.data_vars)) or 'nothing'}: give one "
+            "of its arrays"
+        )
+    if not isinstance(array, xr.DataArray):
+        raise ValueError(f"{type(array).__name__} has no dimensions by name: give a DataArray")
 
 
 def in_order(array: xr.DataArray, *dims: str) -> xr.DataArray:
     """The array with its dimensions in this order; a ValueError if it has others."""
-    if not isinstance(array, xr.DataArray):
-        raise ValueError(f"{type(array).__name__} has no dimensions by name: give a DataArray")
+    check_array(array)
     if set(array.dims) != set(dims):
         raise ValueError(
             f"the array has dimensions {', '.join(map(str, array.dims))}: give one of "
@@ -133,7 +158,7 @@ def _step(array: xr.DataArray, dim: str) -> float:
         raise ValueError(f"{dim} is {values.dtype}: give coordinates in units of the CRS")
     step = float(values[1] - values[0])
     off = np.abs(values - np.linspace(values[0], values[-1], len(values))).max()
-    if not off <= abs(step) / 4:
+    if not (step and off <= abs(step) / 4):
         raise ValueError(
             f"{dim} is not evenly spaced, from {step:g} to {np.diff(values).max():g}: write the "
             "parts one by one, or bring them to one grid (rio.reproject_match)"

@@ -9,6 +9,7 @@ from dask.array.core import Array
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, FLAG_MEANINGS, NODATA
+from cloudmask.grid import check_array
 
 
 def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
@@ -24,7 +25,8 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     Returns
     -------
     DataArray
-        uint8: 0 clear, 1 cloud, 255 nodata; lazy where `probability` is.
+        uint8: 0 clear, 1 cloud, 255 nodata, which no attribute declares
+        (``mask.rio.write_nodata(255)`` does); lazy where `probability` is.
 
     Raises
     ------
@@ -32,6 +34,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
         `value` is outside 0 to 1, or `probability` no float: a mask has been cut already.
     """
     check_threshold(value)
+    check_array(probability)
     if probability.dtype.kind != "f":
         raise ValueError(
             f"the array is {probability.dtype}: a mask has been cut already, pass a probability "
@@ -63,17 +66,35 @@ def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
     if declared is None or math.isnan(declared):
         return array
     masked = array.astype("float32").where(array != declared)
+    masked.attrs = {k: v for k, v in array.attrs.items() if k != "_FillValue"}
     masked.encoding = {k: v for k, v in array.encoding.items() if k == "grid_mapping"}
     return masked
 
 
-def check_kind(array: xr.DataArray) -> None:
-    """Refuse what is neither a mask nor a probability with a ValueError."""
+def mask_or_probability(array: xr.DataArray) -> xr.DataArray:
+    """A mask in uint8 or a probability with NaN where nodata, however it was read.
+
+    xarray and rioxarray read a mask with a nodata value as float with NaN, unless they are told
+    otherwise, and a probability of another program declares a value of its own.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    check_array(array)
+    if 0 in array.shape:
+        raise ValueError(f"the array has no pixel, {dict(array.sizes)}: select some")
+    if array.dtype.kind == "f":
+        array = nan_where_declared(array)
+        if "flag_values" in array.attrs:
+            array = array.fillna(NODATA).astype("uint8").assign_attrs(array.attrs)
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ValueError(
             f"the array is {array.dtype}: a mask is uint8 (0 clear, 1 cloud, 255 nodata), a "
             "probability float32"
         )
+    return array
 
 
 def check_threshold(value: float) -> None:

@@ -70,7 +70,7 @@ def open_valid(
     FileNotFoundError, ValueError, OSError
         As for `open_scene`.
     """
-    reader = open_reader(str(path), tuple(bands), nodata)
+    reader = open_reader(str(path), bands, nodata)
     grid = reader.grid
     dtype = np.dtype(bool)
     load: Load
@@ -92,15 +92,16 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     Parameters
     ----------
     path : str or Path
-        One band of uint8, in a raster; or a Zarr store that `write_zarr` made.
+        One band of a raster; or a Zarr store that `write_zarr` or xarray made of a mask or a
+        probability.
     chunk : int
         Chunk height and width in pixels; a Zarr store keeps its own.
 
     Returns
     -------
     (y, x) DataArray
-        uint8: 0 clear, 1 cloud, 255 nodata; float32 if it is a probability. A nodata value that
-        the file declares is its attribute `_FillValue`.
+        As stored: uint8 for a mask, 0 clear, 1 cloud, 255 nodata; float32 for a probability. A
+        nodata value that the file declares is its attribute `_FillValue`.
 
     Raises
     ------
@@ -112,7 +113,9 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     path = str(path)
     if is_zarr(path):
         try:
-            dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+            dataset = xr.open_zarr(
+                path, consolidated=False, mask_and_scale=False, decode_coords="all"
+            )
         except Exception as error:  # stores of other machines have exceptions of their own
             raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
         for name in ("mask", "probability"):

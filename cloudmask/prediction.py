@@ -10,7 +10,7 @@ import xarray as xr
 from cloudmask import chunks
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
-from cloudmask.grid import grid_of
+from cloudmask.grid import check_array, grid_of
 from cloudmask.mask import nan_where_declared, threshold
 from cloudmask.paths import resolved
 from cloudmask.readers.protocol import version_of
@@ -111,17 +111,21 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
         name="probability",
     )
     # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
-    probability.encoding = {k: v for k, v in scene.encoding.items() if k == "grid_mapping"}
+    if (mapping := given.rio.grid_mapping) in probability.coords:
+        probability.encoding = {"grid_mapping": mapping}
     return _placed_as(given, probability)
 
 
 def _source_of(scene: xr.DataArray) -> dict[str, Any]:
-    """What `open_scene` noted of a scene; or else the file that another reader says it is from."""
+    """What `open_scene` noted of a scene; or else the file that another reader says it is from.
+
+    A file keeps attributes of the scene that it was made from.
+    """
     noted = {str(k): v for k, v in scene.attrs.items() if str(k).startswith("scene_")}
     source = scene.encoding.get("source")
-    if "scene_source" in noted or not isinstance(source, str):
+    if not isinstance(source, str) or noted.get("scene_source") == resolved(source):
         return noted
-    return noted | {"scene_source": resolved(source), "scene_version": version_of(source)}
+    return {"scene_source": resolved(source), "scene_version": version_of(source)}
 
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
@@ -136,6 +140,7 @@ def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
 
 
 def _check(scene: xr.DataArray) -> None:
+    check_array(scene)
     missing = {"band", "y", "x"} - set(scene.dims)
     if missing:
         raise ValueError(
@@ -147,6 +152,8 @@ def _check(scene: xr.DataArray) -> None:
             f"the scene has {scene.sizes['band']} bands: select red, green and blue, such as "
             "scene.sel(band=[1, 2, 3])"
         )
+    if 0 in scene.shape:
+        raise ValueError(f"the scene has no pixel, {dict(scene.sizes)}: select some")
     if scene.dtype != np.uint8 and scene.dtype.kind != "f":
         raise ValueError(
             f"the scene is {scene.dtype}: bring it to 0–255 first, as open_scene does with scale "

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import in_order
+from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination
 from cloudmask.stretch import brightened
 from cloudmask.write import check_output, replacing
@@ -60,7 +61,7 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     ValueError
         `mask` is a probability, or holds other values.
     """
-    _check_mask(mask)
+    mask = _only_mask(mask)
     data = da.asarray(mask.data)
     counts = dask.compute(
         [dask.delayed(_count)(block) for block in data.to_delayed().flat], **kwargs
@@ -93,18 +94,21 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     Raises
     ------
     ValueError
-        `mask` has another shape, or is a probability.
+        `mask` has another shape, lies elsewhere, or is a probability; `scene` has other bands.
     OSError
         The folder is not there, or cannot be written in; or `path` is one.
     """
     path = destination(path)
     check_output(path, overwrite=True)
-    _check_mask(mask)
-    scene, mask = in_order(scene, "band", "y", "x"), in_order(mask, "y", "x")
+    scene, mask = in_order(scene, "band", "y", "x"), in_order(_only_mask(mask), "y", "x")
+    if scene.sizes["band"] != 3:
+        raise ValueError(f"the scene has {scene.sizes['band']} bands: select red, green and blue")
     if mask.shape != scene.shape[1:]:
         raise ValueError(
             f"the mask is {mask.shape}, the scene {scene.shape[1:]}: bring them to one grid"
         )
+    if _lies_elsewhere(scene, mask):
+        raise ValueError("the mask lies elsewhere than the scene: bring them to one grid")
     pixels, values = dask.compute(scene.data, mask.data, **kwargs)
     rgb = np.moveaxis(brightened(pixels), 0, -1)
     painted = rgb.copy()
@@ -154,6 +158,19 @@ def _outline(cloud: Block) -> Block:
     return cloud & ~inner
 
 
-def _check_mask(array: xr.DataArray) -> None:
-    if array.dtype.kind == "f":
-        raise ValueError(f"{array.name} is {array.dtype}, not a mask: cut it with threshold")
+def _lies_elsewhere(scene: xr.DataArray, mask: xr.DataArray) -> bool:
+    """By the ends of each axis, and to a pixel: a mask may have been thinned out unevenly."""
+    for dim in ("y", "x"):
+        if dim in scene.coords and dim in mask.coords:
+            ends, others = (array[dim].to_numpy()[[0, -1]] for array in (scene, mask))
+            pixel = abs(ends[1] - ends[0]) / max(scene.sizes[dim] - 1, 1)
+            if scene.sizes[dim] > 1 and (np.abs(ends - others) > pixel).any():
+                return True
+    return False
+
+
+def _only_mask(array: xr.DataArray) -> xr.DataArray:
+    array = mask_or_probability(array)
+    if array.dtype != np.uint8:
+        raise ValueError(f"the array is {array.dtype}, not a mask: cut it with threshold")
+    return array

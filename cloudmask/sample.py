@@ -8,7 +8,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from cloudmask.chunks import Block
-from cloudmask.constants import NODATA
+from cloudmask.constants import HIGHEST_SEED, NODATA
 from cloudmask.write import check_output, replacing, writing
 from cloudmask.write.staging import Sum, checksum, verify
 
@@ -53,6 +53,8 @@ def write_sample(
     path = Path(path)
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"{path} is no GeoTIFF name: let the sample end in .tif")
+    if not 0 <= seed <= HIGHEST_SEED:
+        raise ValueError(f"seed is {seed}: give a whole number from 0 to {HIGHEST_SEED}")
     if min(size) < 1:
         raise ValueError(f"size is {size[0]} × {size[1]}: give a height and a width above 0")
     label_path = path.with_name(f"{path.stem}_label.tif")

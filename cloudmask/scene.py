@@ -91,7 +91,7 @@ def open_scene(
     """
     if grid is not None and (gsd is not None or resize_factor is not None):
         raise ValueError("grid is given with gsd or resize_factor: choose one")
-    reader = open_reader(str(path), _numbers(bands), nodata)
+    reader = open_reader(str(path), bands, nodata)
     if grid is None:
         grid = model_grid(reader.grid, gsd, resize_factor)
     elif not reader.grid.same_bounds(grid) or grid.is_finer(reader.grid):
@@ -107,7 +107,7 @@ def open_scene(
     data, is_striped = open_lazily(pixels, reader, grid, chunk, bands=len(bands), dtype=dtype)
     coords = {"band": list(reader.bands)}
     array = xr.DataArray(data, dims=("band", "y", "x"), coords=coords, name="scene")
-    array.encoding["source"] = str(path)
+    array.encoding["source"] = reader.path
     if grid == reader.grid:
         array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
     # Whoever reads or compares it later may have another working folder.
@@ -120,12 +120,6 @@ def open_scene(
     if nodata is not None:
         array.attrs["scene_nodata"] = float(nodata)
     return grid.attach(array)
-
-
-def _numbers(bands: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(bands, Sequence | np.ndarray) or any(int(band) != band for band in bands):
-        raise ValueError(f"bands is {bands!r}: give three numbers from 1 on, such as (1, 2, 3)")
-    return tuple(map(int, bands))
 
 
 def default_chunk(dtype: np.dtype[Any], side: int) -> int:
@@ -145,7 +139,7 @@ def describe(
     path: str | Path, bands: Sequence[int] = (1, 2, 3), nodata: float | None = None
 ) -> dict[str, Any]:
     """What the header of a scene tells: for people and JSON."""
-    reader = open_reader(str(path), tuple(bands), nodata)
+    reader = open_reader(str(path), bands, nodata)
     native = reader.grid
     facts = reader.facts()
     if isinstance(facts["nodata"], float | np.number):
@@ -192,6 +186,8 @@ def check_resolution(gsd: float | None, resize_factor: float | None) -> None:
         raise ValueError("gsd and resize_factor are both given: choose one")
     if resize_factor is not None and not (math.isfinite(resize_factor) and resize_factor >= 1):
         raise ValueError(f"resize_factor is {resize_factor}: it must be 1 or more")
+    if isinstance(gsd, str):
+        raise ValueError(f"gsd is {gsd!r}: give metres, or leave it out for the scene's own pixels")
     if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
         raise ValueError(f"gsd is {gsd}: give metres above 0")
 

@@ -6,6 +6,7 @@ import os
 import pickle
 
 import dask
+import dask.array
 import numpy as np
 import pytest
 import rasterio
@@ -211,6 +212,169 @@ def test_only_masks_and_probabilities_are_enlarged(scene):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_coordinates_that_are_lazy_are_written(scene, tmp_path):
+    days = np.datetime64("2024-05-01T10:00", "ns") + np.arange(300).astype("m8[s]")
+    lazy = segment(scene, MODEL).assign_coords(
+        lat=(("y", "x"), dask.array.full((300, 400), 11.5, chunks=128)),
+        acquired=("y", dask.array.from_array(days, chunks=100)),
+    )
+    write_zarr(lazy, tmp_path / "m.zarr", multiscale=True)
+    stored = xr.open_zarr(tmp_path / "m.zarr", consolidated=False)
+    assert (stored.lat == 11.5).all()
+    np.testing.assert_array_equal(stored.acquired, days)
+
+
+def test_overviews_leave_out_coordinates_of_the_pixels(tmp_path):
+    mask = _numbered_rows(700, 30)
+    write_zarr(mask.assign_coords(row=("y", np.arange(700))), tmp_path / "m.zarr", multiscale=True)
+    coarse = xr.open_zarr(tmp_path / "m.zarr", group="2", consolidated=False)
+    assert coarse.sizes["y"] == 350
+    assert "row" not in coarse.coords
+
+
+def test_a_file_that_kept_attributes_of_its_scene_is_another_file(folder, tmp_path):
+    scene = open_scene(folder / "scene.tif")
+    scene.rio.to_raster(tmp_path / "a.tif")
+    (scene // 4).assign_attrs(scene.attrs).rio.write_crs(scene.rio.crs).rio.to_raster(
+        tmp_path / "b.tif"
+    )
+    one, other = (
+        predict(rioxarray.open_rasterio(tmp_path / name), MODEL) for name in ("a.tif", "b.tif")
+    )
+    write_zarr(one, tmp_path / "p.zarr", resume=True)
+    with pytest.raises(ValueError, match=r"another scene source .*a\.tif, now .*b\.tif"):
+        write_zarr(other, tmp_path / "p.zarr", resume=True)
+    write_cog(other, tmp_path / "m.tif", like=tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        (lambda mask: mask.rio.write_crs(32638), "crs"),
+        (lambda mask: mask.assign_coords(time=np.datetime64("2021-01-01", "ns")), "coordinates"),
+    ],
+)
+def test_a_store_of_another_place_or_time_is_not_resumed(tmp_path, changed, what):
+    mask = _numbered_rows(40, 60).assign_coords(time=np.datetime64("2020-01-01", "ns"))
+    write_zarr(mask, tmp_path / "m.zarr")
+    write_zarr(mask, tmp_path / "m.zarr", resume=True)
+    with pytest.raises(ValueError, match=f"made from another {what} "):
+        write_zarr(changed(mask), tmp_path / "m.zarr", resume=True)
+
+
+def test_declared_nodata_of_a_probability_is_nodata_everywhere(folder, tmp_path):
+    values = np.full((30, 40), 0.9, "float32")
+    values[:15] = -9999
+    with rasterio.open(folder / "scene.tif") as scene, rasterio.open(
+        tmp_path / "p.tif", "w", driver="GTiff", height=30, width=40, count=1, dtype="float32",
+        crs=scene.crs, transform=scene.transform @ scene.transform.scale(10), nodata=-9999,
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    probability = open_label(tmp_path / "p.tif")
+    write_cog(probability, tmp_path / "m.tif", like=folder / "scene.tif", threshold=0.5)
+    mask = open_label(tmp_path / "m.tif").to_numpy()
+    assert set(np.unique(mask[:150])) == {255}
+    assert set(np.unique(mask[150:])) == {1}
+    for write, name in ((write_cog, "copy.tif"), (write_zarr, "copy.zarr")):
+        write(probability, tmp_path / name)
+        copy = open_label(tmp_path / name).to_numpy()
+        np.testing.assert_array_equal(copy, np.where(values == -9999, np.nan, values))
+
+
+def test_a_mask_that_xarray_decoded_is_a_mask(scene, folder, tmp_path):
+    mask = segment(scene.astype("float32").where(scene.x > scene.x[50]), MODEL)
+    write_zarr(mask, tmp_path / "m.zarr")
+    decoded = xr.open_zarr(tmp_path / "m.zarr", consolidated=False)["mask"]
+    assert decoded.dtype == np.float32
+    for keywords in ({}, {"like": folder / "scene.tif"}):
+        write_cog(decoded, tmp_path / "m.tif", overwrite=True, **keywords)
+        written = open_label(tmp_path / "m.tif")
+        assert written.dtype == np.uint8
+        np.testing.assert_array_equal(written, mask)
+
+
+def test_the_crs_is_kept_whatever_its_coordinate_is_called(scene, tmp_path):
+    plain = scene.drop_vars("spatial_ref").rio.write_crs(scene.rio.crs, grid_mapping_name="crs")
+    plain.attrs, plain.encoding = {}, {"grid_mapping": "crs"}
+    plain.chunk(128).to_dataset(name="rgb").to_zarr(tmp_path / "s.zarr", consolidated=False)
+    opened = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).set_coords("crs")["rgb"]
+    mask = segment(opened, MODEL)
+    assert mask.rio.crs == scene.rio.crs
+    mask.chunk(128).to_zarr(tmp_path / "m.zarr", consolidated=False)
+    assert grid_of(open_label(tmp_path / "m.zarr")) == grid_of(scene)
+
+
+def test_a_single_row_or_column_stays_where_it_is(scene, tmp_path):
+    mask = _numbered_rows(40, 60)
+    column = mask[5:20, 7:8]
+    write_cog(column, tmp_path / "c.tif")
+    assert tuple(grid_of(open_label(tmp_path / "c.tif")).transform)[:6] == (
+        10, 0, 1070, 0, -10, 4950,
+    )  # fmt: skip
+    write_zarr(column, tmp_path / "c.zarr")
+    np.testing.assert_array_equal(open_label(tmp_path / "c.zarr").y, column.y)
+    every_second = scene[0, ::2, 5:6]
+    transform = grid_of(every_second).transform
+    assert (transform.a, transform.e) == (10, -20)
+    assert transform.f - 10 == every_second.y[0]
+
+
+def test_a_picture_of_a_mask_from_elsewhere_is_refused(scene, tmp_path):
+    mask = segment(scene, MODEL)
+    for other in (mask[::-1], mask.assign_coords(x=mask.x + 10_000)):
+        with pytest.raises(ValueError, match="lies elsewhere than the scene"):
+            quicklook(scene, other, tmp_path / "q.png")
+    quicklook(scene, mask, tmp_path / "q.png")
+
+
+def test_what_has_no_dimension_of_its_own_is_kept_when_enlarged(folder):
+    small = predict(open_scene(folder / "scene.tif", resize_factor=4), MODEL)
+    large = enlarge(small.assign_coords(time=5), open_scene(folder / "scene.tif"), threshold=0.5)
+    assert large.time == 5
+    assert large.rio.crs == small.rio.crs
+    with pytest.raises(ValueError, match="CRS of the array is None"):
+        enlarge(small.drop_vars("spatial_ref"), open_scene(folder / "scene.tif"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda what, _: predict(what, MODEL),
+        lambda what, _: threshold(what, 0.5),
+        lambda what, _: cloudmask.cloud_cover(what),
+        lambda what, folder: write_cog(what, folder / "m.tif"),
+        lambda what, folder: write_png(what, folder / "m.png"),
+        lambda what, folder: write_zarr(what, folder / "m.zarr"),
+        lambda what, _: enlarge(what, what),
+    ],
+)
+def test_what_is_no_array_or_empty_is_named(call, scene, tmp_path):
+    for what, message in (
+        (np.zeros((3, 40, 40), "uint8"), "ndarray has no dimensions by name"),
+        (scene.to_dataset(name="rgb"), "Dataset of rgb: give one of its arrays"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(what, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_scene_or_mask_is_named(scene, tmp_path):
+    with pytest.raises(ValueError, match="the scene has no pixel"):
+        predict(scene[:, :0], MODEL)
+    with pytest.raises(ValueError, match="the array has no pixel"):
+        write_cog(segment(scene, MODEL)[:0], tmp_path / "m.tif")
+
+
+def _numbered_rows(height, width):
+    """A mask of 10 m from (1000, 5000), as others make one: no transform is noted."""
+    rows = np.arange(height)
+    return xr.DataArray(
+        np.broadcast_to(((rows // 7) % 2).astype("uint8")[:, None], (height, width)).copy(),
+        dims=("y", "x"),
+        coords={"y": 4995.0 - 10 * rows, "x": 1005.0 + 10 * np.arange(width)},
+    ).rio.write_crs(32637)
+
+
 def test_a_forked_process_is_told_to_be_spawned(scene):
     small = scene.isel(y=slice(0, 64), x=slice(0, 64)).to_numpy()
     pixels = np.moveaxis(small, 0, -1)[np.newaxis]

@@ -4,7 +4,6 @@ import gc
 import io
 import logging
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import NoReturn
 import click
 
 from cloudmask.cli.evaluate import evaluate
+from cloudmask.cli.output import as_options
 from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
 from cloudmask.cli.train import train
@@ -44,7 +44,7 @@ def main() -> NoReturn:
         _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
-        _fail(stderr, _as_options(first_line(error)), 2)
+        _fail(stderr, as_options(first_line(error)), 2)
     _exit(0)
 
 
@@ -56,14 +56,6 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")
-
-
-def _as_options(line: str) -> str:
-    """A message of the library, what it says of its arguments said of options."""
-    names = "overwrite|resume|gsd|resize_factor|scale|stretch|bands|chunk|nodata|threshold"
-    line = re.sub(rf"\b({names})=(?=\d)", lambda found: f"--{found[1]} ", line)
-    line = re.sub(rf"\b(pass|give|give a|leave out|and|or) ({names})\b", r"\1 --\2", line)
-    return line.replace("--resize_factor", "--resize-factor")
 
 
 def _fail(stderr: int, line: str, code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -24,3 +25,11 @@ def log_to_stderr(*, quiet: bool) -> None:
     logger = logging.getLogger("cloudmask")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def as_options(line: str) -> str:
+    """A message of the library, what it says of its arguments said of options."""
+    names = "overwrite|resume|gsd|resize_factor|scale|stretch|bands|chunk|nodata|threshold"
+    line = re.sub(rf"\b({names})=(?=\d)", lambda found: f"--{found[1]} ", line)
+    line = re.sub(rf"\b(pass|give|give a|leave out|and|or) ({names})\b", r"\1 --\2", line)
+    return line.replace("--resize_factor", "--resize-factor")

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import refuse_both, scene_options
-from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.cli.output import as_options, log_to_stderr, print_json
+from cloudmask.constants import HIGHEST_SEED
 
 
 @click.command()
@@ -47,7 +48,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
     try:
         check_radiometry(plan.dtype, options["scale"], options["stretch"])
     except ValueError as error:  # what else the scene is can be told all the same
-        logging.getLogger("cloudmask").warning("%s", error)
+        logging.getLogger("cloudmask").warning("%s", as_options(str(error)))
     facts = describe(scene, options["bands"], options["nodata"]) | {
         "model": model.name,
         **plan.to_dict(),
@@ -85,7 +86,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--size", type=int, nargs=2, required=True, metavar="HEIGHT WIDTH", help="Pixels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, HIGHEST_SEED), default=0, show_default=True)
 @click.option("--striped", is_flag=True, help="Strips instead of tiles.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def sample(out: Path, size: tuple[int, int], seed: int, striped: bool, overwrite: bool) -> None:

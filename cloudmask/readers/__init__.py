@@ -1,23 +1,25 @@
 """Windows of pixels from GDAL and from Zarr: all that touches a file that is read."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cloudmask.paths import is_local, is_zarr, without_scheme
-from cloudmask.readers.protocol import Reader, listed
+from cloudmask.readers.protocol import Reader, band_numbers, listed
 from cloudmask.readers.raster import open_raster
 from cloudmask.readers.zarr import open_zarr
 
 __all__ = ["Reader", "open_reader"]
 
 
-def open_reader(path: str, bands: tuple[int, ...], nodata: float | None) -> Reader:
+def open_reader(path: str, bands: Sequence[int], nodata: float | None) -> Reader:
     """Choose a reader by what `path` is, and refuse what cannot be read.
 
     Raises
     ------
     FileNotFoundError, ValueError, OSError
     """
+    bands = band_numbers(bands)
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
     path = without_scheme(path)

@@ -4,6 +4,7 @@ A reader is small and frozen, and crosses to a worker; the open file stays there
 """
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +78,18 @@ def version_of(path: str) -> str:
 def opening_of(path: str) -> str:
     """What tells one opening of a URL, which has no version, from the next; empty for a file."""
     return uuid.uuid4().hex if is_remote(path) else ""
+
+
+def band_numbers(bands: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of bands as integers; a ValueError if they are none."""
+    try:
+        if isinstance(bands, Sequence | np.ndarray):
+            numbers = tuple(map(int, bands))
+            if numbers == tuple(bands):
+                return numbers
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"bands is {bands!r}: give three numbers from 1 on, such as (1, 2, 3)")
 
 
 def check_nodata(nodata: float | None, dtype: np.dtype[Any]) -> None:

@@ -33,7 +33,7 @@ def halved(array: xr.DataArray) -> xr.DataArray:
         width=data.shape[-1],
         transform=grid.transform @ Affine.scale(2),
     )
-    bare = {key: value for key, value in array.coords.items() if key not in ("x", "y")}
+    bare = {key: value for key, value in array.coords.items() if not {"x", "y"} & {*value.dims}}
     result = xr.DataArray(data, dims=array.dims, coords=bare, name=array.name, attrs=array.attrs)
     return half.attach(result)
 

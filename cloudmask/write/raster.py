@@ -1,5 +1,6 @@
 """Write a mask or a probability as a COG, or a mask as a picture."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import enlarge
-from cloudmask.mask import check_kind
+from cloudmask.grid import check_array
+from cloudmask.mask import mask_or_probability
 from cloudmask.mask import threshold as cut
-from cloudmask.paths import destination
+from cloudmask.paths import destination, resolved
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
@@ -42,12 +44,14 @@ def write_cog(
     Parameters
     ----------
     array : (y, x) DataArray
-        Mask (uint8) or probability (float32, NaN where nodata), lazy or not.
+        Mask (uint8) or probability (float32, NaN or what it declares where nodata), lazy or not. A
+        mask that xarray read as float, with NaN for 255, is a mask again.
     path : str or Path
         The file to make, in an existing folder.
     like : DataArray, str or Path, optional
         The scene that `array` was made from: the file is on its grid. A path is opened with the
-        bands and the nodata that `open_scene` left in the attributes of `array`. A probability is
+        bands and the nodata that `open_scene` was told, which the attributes of `array` tell of
+        that file. A probability is
         enlarged and then cut, so that outlines are smooth.
     threshold : float, optional
         Where to cut a probability; the file holds the mask. With `like` the default is the model's,
@@ -105,11 +109,11 @@ def write_cog(
 def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a mask as a picture with a palette: clear black, cloud white, nodata transparent.
 
-    Parameters and errors as for `write_cog`; `array` must be a mask.
+    `array`, `path`, `overwrite` and errors as for `write_cog`; `array` must be a mask.
     """
     path = destination(path)
     check_output(path, overwrite=overwrite)
-    _check_plane(array)
+    array = _plane(array)
     if array.dtype != np.uint8:
         raise ValueError(f"a picture shows a mask, not {array.dtype}: cut it with threshold first")
     with replacing(path) as work:
@@ -121,12 +125,15 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
             verify(work / path.name, sums)
 
 
-def _check_plane(array: xr.DataArray) -> None:
+def _plane(array: xr.DataArray) -> xr.DataArray:
+    """The array in uint8 or with NaN; a ValueError where a file cannot hold it."""
+    check_array(array)
     if array.dims != ("y", "x"):
         raise ValueError(
             f"the array has dimensions {', '.join(map(str, array.dims))}: a file holds one (y, x) "
             "array, select it first"
         )
+    return mask_or_probability(array)
 
 
 def _as_file(
@@ -136,8 +143,7 @@ def _as_file(
     resampling: str,
 ) -> xr.DataArray:
     """The array as it will be stored: on the scene's grid, cut, attributes to match."""
-    _check_plane(array)
-    check_kind(array)
+    array = _plane(array)
     is_mask = array.dtype == np.uint8
     if not is_mask:
         array = array.astype("float32")
@@ -148,11 +154,21 @@ def _as_file(
         if threshold is None:
             raise ValueError("the probability names no threshold: pass one, such as threshold=0.5")
     if not isinstance(like, xr.DataArray):
-        opened = array.attrs
-        like = open_valid(
-            like, bands=opened.get("scene_bands", (1, 2, 3)), nodata=opened.get("scene_nodata")
-        )
+        like = open_valid(like, **_as_opened(array, str(like)))
     return enlarge(array, like, threshold=threshold, resampling=resampling)
+
+
+def _as_opened(array: xr.DataArray, path: str) -> dict[str, Any]:
+    """Bands and nodata that `open_scene` was told, if it was this file that it opened."""
+    if array.attrs.get("scene_source") != resolved(path):
+        return {}
+    noted = {name: array.attrs.get(f"scene_{name}") for name in ("bands", "nodata")}
+    # A GeoTIFF keeps attributes as text.
+    return {
+        name: json.loads(value) if isinstance(value, str) else value
+        for name, value in noted.items()
+        if value is not None
+    }
 
 
 def _with_overviews(staged: Path, final: Path) -> Path:

@@ -1,5 +1,6 @@
 """Write a mask or a probability as Zarr, from wherever its chunks are made."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -15,8 +16,8 @@ from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
-from cloudmask.grid import Grid, grid_of
-from cloudmask.mask import check_kind
+from cloudmask.grid import Grid, check_array, grid_of
+from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, without_nan
@@ -58,12 +59,13 @@ def write_zarr(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    """Write a mask or a probability as a Zarr v3 group that GDAL, xarray and rioxarray place.
+    """Write a mask or a probability as a Zarr v3 group for xarray, rioxarray and GDAL from 3.11.
 
     Parameters
     ----------
     array : (…, y, x) DataArray
-        Mask (uint8) or probability (float32, NaN where nodata), lazy or not.
+        Mask or probability, as for `write_cog`, lazy or not. Coordinates are computed first, and
+        overviews have those alone that have neither y nor x.
     path : str or Path
         The store to make, in an existing folder; or a URL, such as ``s3://bucket/mask.zarr``.
     multiscale : bool
@@ -90,16 +92,19 @@ def write_zarr(
     beside `path`.
     """
     path = destination(path)
-    check_kind(array)
+    check_array(array)
     if array.dims[-2:] != ("y", "x"):
         raise ValueError(
             f"the array has dimensions {', '.join(map(str, array.dims))}: let them end in y, x, "
             "for instance with DataArray.transpose"
         )
+    array = mask_or_probability(array)
     name = "mask" if array.dtype == np.uint8 else "probability"
     if name == "probability":
         array = array.astype("float32")
     grid = grid_of(array)
+    # They are written as they are, and not with the chunks.
+    array = array.assign_coords({key: value.compute() for key, value in array.coords.items()})
     array = grid.attach(_uniform_chunks(array)).rename(name)
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}
@@ -220,10 +225,21 @@ def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
         **{k: v for k, v in array.attrs.items() if k in keys or str(k).startswith("scene_")},
         "array": f"{array.dtype} {array.name}",
         "grid": [grid.height, grid.width, *grid.transform[:6]],
+        "crs": grid.crs.to_string() if grid.crs else None,
+        "coordinates": {
+            str(key): _digest(value)
+            for key, value in array.coords.items()
+            if key not in ("y", "x", array.rio.grid_mapping)
+        },
         "chunks": [lengths[0] for lengths in array.data.chunks],
     }
     read_back: dict[str, Any] = json.loads(json.dumps(without_nan(facts), default=str))
     return read_back
+
+
+def _digest(values: xr.DataArray) -> str:
+    """A few digits that tell coordinates from others."""
+    return hashlib.sha256(repr(values.to_numpy().tolist()).encode()).hexdigest()[:8]
 
 
 def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:

@@ -104,7 +104,8 @@ def write_zarr(
         array = array.astype("float32")
     grid = grid_of(array)
     # They are written as they are, and not with the chunks.
-    array = array.assign_coords({key: value.compute() for key, value in array.coords.items()})
+    lazy = {key: value for key, value in array.coords.items() if value.chunks is not None}
+    array = array.assign_coords({key: value.compute() for key, value in lazy.items()})
     array = grid.attach(_uniform_chunks(array)).rename(name)
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}

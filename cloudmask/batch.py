@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import hashlib
 import io
 import json
 import logging
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 import rasterio
 
-from cloudmask.errors import first_line
+from cloudmask.errors import as_options, first_line
 from cloudmask.locks import alone
 from cloudmask.paths import is_local, is_remote, read_json
 from cloudmask.readers.files import files_of
@@ -73,9 +72,9 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
             named = _read_list(Path(argument))
         elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
-            if not matches:
+            if not matches and ("*" in argument or "?" in argument):
                 raise FileNotFoundError(f"{argument} matches nothing")
-            named = matches
+            named = matches or [argument]  # scene[1].tif, which is not there: one that fails
         for scene in named:
             found.setdefault(_full_name(scene), scene)
     if not found:
@@ -137,7 +136,8 @@ def segment_many(
     options : dict
         All that the outputs depend on besides the scene, such as the model's sha256.
     resume : bool
-        Keep outputs that were finished from the same scene with the same options.
+        Keep outputs that were finished from the same scene with the same options, and rows of the
+        summary on others.
     pool : concurrent.futures.Executor, optional
         Threads for scenes side by side; without one they go one after the other, in this thread.
 
@@ -161,7 +161,11 @@ def _outcomes(
     pool: Executor | None,
 ) -> Iterator[Outcome]:
     folder = outputs[0].parent
-    (folder / _NOTES).mkdir(exist_ok=True)
+    notes = folder / _NOTES
+    try:
+        notes.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise FileExistsError(f"{notes} is a file: move it, notes on the masks go there") from error
 
     def one(scene: str, output: Path) -> Outcome:
         begun = time.perf_counter()
@@ -170,15 +174,16 @@ def _outcomes(
         except Exception as error:  # whatever it is, it is this scene's
             logger.debug("traceback", exc_info=True)
             seconds = round(time.perf_counter() - begun, 2)
-            return Outcome(scene, str(output), None, None, seconds, "failed", first_line(error))
+            said = as_options(first_line(error))
+            return Outcome(scene, str(output), None, None, seconds, "failed", said)
 
-    done: list[Outcome] = []
-    order = {scene: number for number, scene in enumerate(scenes)}
+    rows = _read_summary(folder / "summary.csv") if resume else {}
+    order = {str(output): number for number, output in enumerate(outputs)}
     outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
     for outcome in outcomes:
-        done.append(outcome)
-        done.sort(key=lambda outcome: order[outcome.scene])
-        _write_summary(folder / "summary.csv", done)
+        rows[outcome.output] = asdict(outcome)
+        ordered = sorted(rows, key=lambda output: order.get(output, -1))
+        _write_summary(folder / "summary.csv", [rows[output] for output in ordered])
         yield outcome
 
 
@@ -208,8 +213,9 @@ def _segment_one(
     """Make an output, with a note on it; or keep it, where its note says that it is finished."""
     begun = time.perf_counter()
     note = output.parent / _NOTES / f"{output.name}.json"
-    made_from = _fingerprint(scene, options)
-    if resume and output.exists() and (known := _read_note(note, made_from)):
+    made_from = _facts(scene, options)
+    known = _read_note(note) if resume and output.exists() else None
+    if known and known["made_from"] == made_from:
         if known["outcome"] is None and _is_made_by(output, options):
             output.unlink()  # ours, but a run was killed before it could say so
         elif known.get("output") == _version(output):  # not what a later run put there
@@ -220,6 +226,13 @@ def _segment_one(
         write_json(note, {"made_from": made_from, "outcome": None})
     try:
         cover = segment(scene, output)
+    except FileExistsError as error:
+        if not known or known["made_from"] == made_from:
+            raise
+        raise FileExistsError(
+            f"{output} was made from another {_difference(known['made_from'], made_from)}: give "
+            "--overwrite to replace it"
+        ) from error
     except Exception:  # whatever it is, it is raised again; an interrupt leaves the note
         if is_new:
             note.unlink(missing_ok=True)  # or what somebody else puts there would be taken for ours
@@ -233,18 +246,31 @@ def _segment_one(
     return outcome
 
 
-def _fingerprint(scene: str, options: dict[str, Any]) -> str:
-    """Of what an output depends on; local files by their size and time of change."""
-    version = " ".join(map(version_of, files_of(scene)))
-    text = json.dumps([_full_name(scene), version, options], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _facts(scene: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What an output depends on, in JSON's types; local files by their size and time of change."""
+    files = [version_of(file) for file in files_of(scene)]
+    facts = {"scene": _full_name(scene), "version of the scene": files, **options}
+    read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return read_back
+
+
+def _difference(known: Any, made_from: dict[str, Any]) -> str:
+    """The first fact that is another."""
+    if not isinstance(known, dict):  # of an earlier version
+        return "scene, or with other options"
+    key = next(key for key in {**made_from, **known} if known.get(key) != made_from.get(key))
+    name = key.replace("_", " ")
+    if key in ("scene", "version of the scene"):
+        return name
+    return f"{name} ({known.get(key)}, now {made_from.get(key)})"
 
 
 def _is_made_by(output: Path, options: dict[str, Any]) -> bool:
-    """Whether it is a mask that tells of the same model and threshold."""
+    """Whether it is a mask that tells of the same model and threshold, or such a probability."""
     if is_remote(output):
         return True
-    asked = tags_of({key: options[key] for key in options.keys() & {*PROVENANCE, "threshold"}})
+    told = {*PROVENANCE} if options.get("probability") else {*PROVENANCE, "threshold"}
+    asked = tags_of({key: options[key] for key in options.keys() & told})
     try:
         with rasterio.open(output) as dataset:
             return bool(asked) and asked.items() <= dataset.tags().items()
@@ -259,18 +285,27 @@ def _version(output: Path) -> str:
     return version_of(str(output))
 
 
-def _read_note(note: Path, made_from: str) -> dict[str, Any] | None:
-    """A note on an output that was made, or begun, from the same; none that cannot be read."""
+def _read_note(note: Path) -> dict[str, Any] | None:
+    """A note on an output that was made, or begun; none that cannot be read."""
     try:
-        known = read_json(note, "made_from", "outcome", cure="remove it")
+        return read_json(note, "made_from", "outcome", cure="remove it")
     except (OSError, ValueError):
         return None
-    return known if known["made_from"] == made_from else None
 
 
-def _write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
+def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run by their output; none of a table that is not ours."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError):
+        return {}
+    names = {field.name for field in fields(Outcome)}
+    return {row["output"]: dict(row) for row in rows if row.keys() == names}
+
+
+def _write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     table = io.StringIO()
     writer = csv.DictWriter(table, [field.name for field in fields(Outcome)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(outcome) for outcome in outcomes)
+    writer.writerows(rows)
     write_text(path, table.getvalue())

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
+from cloudmask.write.stream import only_on
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def connect(
         raise ValueError("give one of: a scheduler's address, a number of workers, or GPUs")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}: give at least 1")
-    with _client(scheduler, workers, gpus) as client:
+    with _client(scheduler, workers, gpus) as client, only_on(client):
         logger.info("dashboard at %s", client.dashboard_link)
         _wait_for_workers(client, timeout)
         _check_versions(client)

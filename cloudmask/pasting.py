@@ -72,13 +72,11 @@ def paste_cloud(
 
 
 def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
-    """Opacity of a cloud field made of fractal noise, from a few cumulus to an overcast sky."""
+    """Opacity of a cloud field made of fractal noise, from a few cumulus to a deck."""
     noise = _noise(size, rng)
     share = math.exp(rng.uniform(math.log(0.003), math.log(0.6)))
-    soft = math.exp(rng.uniform(math.log(0.1), 0))
-    if rng.random() < 0.15:  # thick and even: without it that look would belong to ice alone
-        share, soft = rng.uniform(0.6, 1), soft / 3
     start = np.quantile(noise[::4, ::4], 1 - share)
+    soft = math.exp(rng.uniform(math.log(0.1), 0))
     rise = soft * max(float(noise.max() - start), 0.1)
     # What rises steeply is thick; only a slow rise may be a veil all over.
     return np.clip((noise - start) / rise, 0, 1) * rng.uniform(max(0.5, 1 - soft), 1)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from rich.console import Console
@@ -79,4 +79,5 @@ class Bar:
         now = time.monotonic()
         if self._bars.is_plain and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(f"{self._title}: {done} of {total} {self._unit}", file=sys.stderr)
+            with suppress(OSError):  # a log on a full disk
+                print(f"{self._title}: {done} of {total} {self._unit}", file=sys.stderr)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ def test_one_bad_scene_does_not_stop_the_others(scenes, tmp_path):
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made} == before
     # Other options make other masks: what is there is not taken for them, nor replaced unasked.
     run("a.tif", "--out-dir", tmp_path / "out", "--resume", "--threshold", 0.9, cwd=scenes, check=1)
-    assert "exists" in summary(tmp_path / "out")["a.tif"]["error"]
+    assert "another threshold (0.5, now 0.9)" in summary(tmp_path / "out")["a.tif"]["error"]
+    assert [*summary(tmp_path / "out")] == ["b.tif", "c.tif", "a.tif"]
     again = run(
         "a.tif", "--out-dir", tmp_path / "out", "--threshold", 0.9, "--overwrite", "--json",
         cwd=scenes,
@@ -109,7 +111,7 @@ def test_what_was_made_with_overwrite_is_kept_by_resume(scenes, tmp_path):
     run("a.tif", "--out-dir", tmp_path, "--resume", cwd=scenes)
     assert summary(tmp_path)["a.tif"]["status"] == "kept"
     run("a.tif", "--out-dir", tmp_path, "--resume", "--precision", "float32", cwd=scenes, check=1)
-    assert "exists" in summary(tmp_path)["a.tif"]["error"]
+    assert "another precision (None, now float32)" in summary(tmp_path)["a.tif"]["error"]
 
 
 def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
@@ -289,6 +291,102 @@ def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tm
     assert statuses(segment) == ["failed"]
     assert statuses(segment) == ["failed"]
     assert out.read_text() == foreign
+
+
+@pytest.mark.parametrize("kind", ["mask", "world file", "vrt in a vrt", "zip"])
+def test_a_scene_of_which_another_file_changed_is_done_again(make_scene, tmp_path, rng, kind):
+    pixels = rng.integers(0, 255, (3, 40, 50), dtype="uint8")
+    base = make_scene(pixels)
+    scene = Path(base)
+    if kind == "vrt in a vrt":
+        for name, source in (("inner.vrt", base), ("outer.vrt", tmp_path / "inner.vrt")):
+            scene = tmp_path / name
+            rasterio.shutil.copy(source, scene, driver="VRT")
+    if kind == "zip":
+        scene = f"/vsizip/{tmp_path}/s.zip/s.tif"
+
+    def pack(content):
+        with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+            archive.writestr("s.tif", content)
+
+    pack(b"one")
+
+    def statuses():
+        out = tmp_path / "out" / "s.tif"
+        out.parent.mkdir(exist_ok=True)
+
+        def segment(_, output):
+            output.write_text("mask")
+            return CloudCover(3, 1, 0)
+
+        return [one.status for one in segment_many([str(scene)], [out], segment, {}, resume=True)]
+
+    assert statuses() == ["done"]
+    assert statuses() == ["kept"]
+    if kind == "mask":
+        Path(f"{base}.msk").write_bytes(b"mask")
+    elif kind == "world file":
+        Path(base).with_suffix(".tfw").write_text("10 0 0 -10 5 5")
+    elif kind == "zip":
+        pack(b"another")
+    else:
+        os.utime(base, (1, 1))
+    assert statuses() == ["done"]
+
+
+def test_a_probability_of_a_killed_run_is_made_anew(scenes, tmp_path):
+    probability = ["--probability", "--threshold", 0.7, "--out-dir", tmp_path]
+    run("a.tif", *probability, cwd=scenes)
+    note = tmp_path / ".cloudmask" / "a.tif.json"  # as a run leaves it that was killed here
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": None}))
+    run("a.tif", *probability, "--resume", cwd=scenes)
+    assert summary(tmp_path)["a.tif"]["status"] == "done"
+
+
+def test_a_scene_with_brackets_that_is_gone_is_one_that_fails(tmp_path):
+    (tmp_path / "a.tif").touch()
+    gone = str(tmp_path / "x[1].tif")
+    assert find_scenes([str(tmp_path / "a.tif"), gone]) == [str(tmp_path / "a.tif"), gone]
+    with pytest.raises(FileNotFoundError, match="matches nothing"):
+        find_scenes([str(tmp_path / "b*.tif")])
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_log_on_a_full_disk_does_not_end_a_batch(scenes, tmp_path, stream):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cloudmask", "segment", "a.tif", "c.tif", "--out-dir", tmp_path],
+            cwd=scenes, check=False, text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full},
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert {one["status"] for one in summary(tmp_path).values()} == {"done"}
+    if stream == "stdout":
+        assert "stdout cannot be written to (No space left on device)" in done.stderr
+
+
+def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cloudmask", "segment", "gone.tif", "out.tif"],
+            cwd=tmp_path, check=False, stderr=full,
+        )  # fmt: skip
+    assert done.returncode == 2
+
+
+def test_what_hangs_up_is_cleaned_up_after(scenes, tmp_path):
+    command = [sys.executable, "-m", "cloudmask", "segment", "a.tif", "--out-dir", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=scenes, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".a.tif.*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert not [file for file in tmp_path.glob(".a.tif.*") if file.suffix != ".lock"]
 
 
 def test_the_same_scene_by_another_path_is_kept(tmp_path, monkeypatch):

@@ -493,6 +493,18 @@ def test_workers_may_die_of_a_chunk_and_the_mask_is_the_same(tmp_path, rng, writ
         assert files[0]
 
 
+def test_without_its_cluster_nothing_is_computed_here(tmp_path):
+    mask = xr.DataArray(da.zeros((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
+    with connect(workers=1) as client:
+        closing = threading.Thread(target=client.close)  # as it does where its scheduler goes
+        closing.start()
+        closing.join()
+        with pytest.raises(OSError, match=r"the scheduler at tcp.* is gone"):
+            write_cog(mask, tmp_path / "m.tif")
+    assert list(tmp_path.iterdir()) == []
+    write_cog(mask, tmp_path / "m.tif")
+
+
 @pytest.mark.parametrize(
     ("write", "options", "begun"),
     [

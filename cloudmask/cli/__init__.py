@@ -12,11 +12,10 @@ from typing import NoReturn
 import click
 
 from cloudmask.cli.evaluate import evaluate
-from cloudmask.cli.output import as_options
 from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
 from cloudmask.cli.train import train
-from cloudmask.errors import first_line
+from cloudmask.errors import as_options, first_line
 
 _GARBAGE = 100_000
 """Objects between two looks for garbage; at 700, imports are looked through for 0.7 s."""
@@ -26,7 +25,9 @@ def main() -> NoReturn:
     """Run the command; a user's mistake is one line and exit code 2."""
     gc.set_threshold(_GARBAGE)
     _open_streams()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
+    for ended in (signal.SIGTERM, signal.SIGHUP):  # clean up as for Ctrl-C
+        if signal.getsignal(ended) is not signal.SIG_IGN:  # which nohup asks for
+            signal.signal(ended, signal.default_int_handler)
     # GDAL's and libtiff's own lines: what matters of them is raised.
     os.environ.setdefault("CPL_LOG", os.devnull)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -59,14 +60,15 @@ def _open_streams() -> None:
 
 
 def _fail(stderr: int, line: str, code: int) -> NoReturn:
-    os.write(stderr, f"cloudmask: {line}\n".encode(errors="surrogateescape"))
+    with suppress(OSError):  # a log on a full disk
+        os.write(stderr, f"cloudmask: {line}\n".encode(errors="surrogateescape"))
     _exit(code)
 
 
 def _exit(code: int) -> NoReturn:
     # Not sys.exit: it would take TensorFlow apart for a second, and after a failure wait for dask's
     # threads to finish chunks that nobody needs.
-    with suppress(BrokenPipeError):  # who read it has seen enough
+    with suppress(OSError):  # who read it has seen enough, or the disk is full
         sys.stdout.flush()
     os._exit(code)
 

@@ -2,7 +2,8 @@
 
 import json
 import logging
-import re
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -27,9 +28,12 @@ def log_to_stderr(*, quiet: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-def as_options(line: str) -> str:
-    """A message of the library, what it says of its arguments said of options."""
-    names = "overwrite|resume|gsd|resize_factor|scale|stretch|bands|chunk|nodata|threshold"
-    line = re.sub(rf"\b({names})=(?=\d)", lambda found: f"--{found[1]} ", line)
-    line = re.sub(rf"\b(pass|give|give a|leave out|and|or) ({names})\b", r"\1 --\2", line)
-    return line.replace("--resize_factor", "--resize-factor")
+def say(line: str) -> None:
+    """On stdout at once; a pipe that was closed, or a full disk, does not end the run."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        logging.getLogger("cloudmask").warning(
+            "stdout cannot be written to (%s): the run goes on without it", error.strerror
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

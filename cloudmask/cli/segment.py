@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import Location, precision_option, refuse_both, scene_options
-from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.cli.output import log_to_stderr, print_json, say
 
 
 @click.command()
@@ -216,6 +216,8 @@ def _segment_many(
         asked = {key: value for key, value in options.items() if key != "overwrite"}
         if asked["threshold"] is None:
             asked["threshold"] = model.threshold
+        if asked["grid"] is None and not asked["probability"]:
+            asked["grid"] = "scene"
         made_from = model.provenance | asked
         outcomes = []
         for outcome in segment_many(scenes, outputs, one, made_from, resume=resume, pool=pool):
@@ -224,7 +226,7 @@ def _segment_many(
             if not quiet and not as_json:
                 said = outcome.error or _cover(outcome.cloud_percent)
                 seconds = f"{outcome.seconds:.1f} s"
-                print(f"{outcome.output}: {said}, {outcome.status}, {seconds}", flush=True)
+                say(f"{outcome.output}: {said}, {outcome.status}, {seconds}")
     return outcomes
 
 

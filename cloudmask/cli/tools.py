@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import refuse_both, scene_options
-from cloudmask.cli.output import as_options, log_to_stderr, print_json
+from cloudmask.cli.output import log_to_stderr, print_json
 from cloudmask.constants import HIGHEST_SEED
+from cloudmask.errors import as_options
 
 
 @click.command()

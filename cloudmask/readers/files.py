@@ -31,11 +31,12 @@ GDAL_OPTIONS: dict[str, Any] = {
 
 
 def files_of(path: str) -> list[str]:
-    """The file, and those that it is put together from if it is a VRT or GDAL's name of a part."""
+    """The file, those beside it that say where it lies and is valid, and what a VRT is made of."""
     path = without_scheme(path)
-    is_file = Path(path).exists() and not path.lower().endswith(".vrt")
-    if is_file or is_zarr(path) or _is_elsewhere(path):
-        return [path]
+    if Path(path).exists() and not is_zarr(path) and not path.lower().endswith(".vrt"):
+        return [path, *_beside(Path(path))]
+    if is_zarr(path) or _is_elsewhere(path):
+        return [path, *_archive_of(path)]
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as dataset:
             return parts_of(dataset, path)
@@ -69,6 +70,26 @@ def _is_elsewhere(path: str) -> bool:
 def parts_of(dataset: rasterio.DatasetReader, path: str) -> list[str]:
     """The files of an open dataset that `path` names."""
     # A URL has no version: to ask for its files would only ask the server for each that may be.
-    if _is_elsewhere(path) or (dataset.driver != "VRT" and Path(path).exists()):
-        return [path]
-    return [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
+    if _is_elsewhere(path):
+        return [path, *_archive_of(path)]
+    if dataset.driver != "VRT" and Path(path).exists():
+        return [path, *_beside(Path(path))]
+    files = [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
+    others = [file for file in files if file != path]
+    return [*(file for file in files if file == path), *(f for o in others for f in files_of(o))]
+
+
+def _beside(file: Path) -> list[str]:
+    """Files of a raster's name that hold its mask, overviews or place (GDAL's and ESRI's names)."""
+    end = file.suffix.lower()
+    ends = {".msk", ".ovr"}, {".wld", ".hdr", ".tab", f"{end}w", f"{end[:2]}{end[-1:]}w"}
+    names = [file.name + one for one in ends[0]] + [file.stem + one for one in ends[1]]
+    return [str(other) for name in sorted(names) if (other := file.with_name(name)).is_file()]
+
+
+def _archive_of(path: str) -> list[str]:
+    """The file of this machine that holds what GDAL reads from within it: /vsizip/FILE/PART."""
+    parts = Path(path.removeprefix("/vsizip/").removeprefix("/vsitar/"))
+    if not path.startswith(("/vsizip/", "/vsitar/")):
+        return []
+    return [str(parent) for parent in parts.parents if parent.is_file()]

@@ -108,6 +108,24 @@ def stream(
         )
 
 
+_required: list[str] = []
+"""Addresses of schedulers that were asked for."""
+
+
+@contextmanager
+def only_on(client: Any) -> Iterator[None]:
+    """Compute on this client or not at all.
+
+    Where its scheduler goes a client closes, and dask would take threads of this process.
+    """
+    address = client.scheduler.address
+    _required.append(address)
+    try:
+        yield
+    finally:
+        _required.remove(address)
+
+
 def active_client() -> Any:
     """The distributed client that dask would compute on, if any."""
     if "distributed" not in sys.modules:  # who made a client has imported it, in 0.2 s
@@ -117,6 +135,10 @@ def active_client() -> Any:
     try:
         client = default_client()
     except ValueError:
+        client = None
+    if _required and (client is None or client.status == "closed"):
+        raise OSError(f"the scheduler at {_required[-1]} is gone")
+    if client is None:
         return None
     if dask.config.get("scheduler", None) not in (None, "dask.distributed"):
         return None

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import hashlib
 import io
 import json
 import logging
@@ -178,12 +179,12 @@ def _outcomes(
             return Outcome(scene, str(output), None, None, seconds, "failed", said)
 
     rows = _read_summary(folder / "summary.csv") if resume else {}
-    order = {str(output): number for number, output in enumerate(outputs)}
+    order = {output.name: number for number, output in enumerate(outputs)}
     outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
     for outcome in outcomes:
-        rows[outcome.output] = asdict(outcome)
-        ordered = sorted(rows, key=lambda output: order.get(output, -1))
-        _write_summary(folder / "summary.csv", [rows[output] for output in ordered])
+        rows[Path(outcome.output).name] = asdict(outcome)
+        ordered = sorted(rows, key=lambda name: order.get(name, -1))
+        _write_summary(folder / "summary.csv", [rows[name] for name in ordered])
         yield outcome
 
 
@@ -248,8 +249,9 @@ def _segment_one(
 
 def _facts(scene: str, options: dict[str, Any]) -> dict[str, Any]:
     """What an output depends on, in JSON's types; local files by their size and time of change."""
-    files = [version_of(file) for file in files_of(scene)]
-    facts = {"scene": _full_name(scene), "version of the scene": files, **options}
+    versions = " ".join(map(version_of, files_of(scene)))  # of a VRT there may be thousands
+    version = hashlib.sha256(versions.encode()).hexdigest()
+    facts = {"scene": _full_name(scene), "version of the scene": version, **options}
     read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return read_back
 
@@ -294,13 +296,13 @@ def _read_note(note: Path) -> dict[str, Any] | None:
 
 
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of an earlier run by their output; none of a table that is not ours."""
+    """Rows of an earlier run by the name of their output; none of a table that is not ours."""
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError):
         return {}
     names = {field.name for field in fields(Outcome)}
-    return {row["output"]: dict(row) for row in rows if row.keys() == names}
+    return {Path(row["output"]).name: dict(row) for row in rows if row.keys() == names}
 
 
 def _write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:

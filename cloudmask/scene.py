@@ -71,7 +71,8 @@ def open_scene(
     nodata : float, optional
         Value to take for nodata besides what the file declares (nodata value, mask, alpha, NaN).
     grid : Grid, optional
-        Instead of `gsd` and `resize_factor`: the very grid, such as `cloudmask.scene.model_grid` gives.
+        Instead of `gsd` and `resize_factor`: the very grid, such as `cloudmask.scene.model_grid`
+        gives.
     chunk : int or tuple of tuples
         Chunk height and width in pixels of the grid returned, by default 3,840 for uint8 (up to
         5,120 where two of these cover the scene) and 3,456 for float32; or dask chunks for (y, x).

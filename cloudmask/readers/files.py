@@ -75,8 +75,8 @@ def parts_of(dataset: rasterio.DatasetReader, path: str) -> list[str]:
     if dataset.driver != "VRT" and Path(path).exists():
         return [path, *_beside(Path(path))]
     files = [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
-    others = [file for file in files if file != path]
-    return [*(file for file in files if file == path), *(f for o in others for f in files_of(o))]
+    inner = [file for file in files if file != path and file.lower().endswith(".vrt")]
+    return [*files, *(part for file in inner for part in files_of(file))]
 
 
 def _beside(file: Path) -> list[str]:

@@ -374,21 +374,6 @@ def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
     assert done.returncode == 2
 
 
-def test_what_hangs_up_is_cleaned_up_after(scenes, tmp_path):
-    command = [sys.executable, "-m", "cloudmask", "segment", "a.tif", "--out-dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=scenes, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".a.tif.*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGHUP)
-    _, said = process.communicate()
-    assert process.returncode == 130
-    assert "interrupted" in said
-    assert not [file for file in tmp_path.glob(".a.tif.*") if file.suffix != ".lock"]
-
-
 def test_the_same_scene_by_another_path_is_kept(tmp_path, monkeypatch):
     def segment(_, output):
         output.write_text("mask")

@@ -532,18 +532,21 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_output(tmp_path, make_scene):
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize(("out", "stop"), [("o.tif", "SIGINT"), ("o.zarr", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("out", "stop"), [("o.tif", "SIGINT"), ("o.zarr", "SIGTERM"), ("o.tif", "SIGHUP")]
+)
 def test_ctrl_c_leaves_no_output_and_no_temporary_folder(tmp_path, request, out, stop):
     write_sample(tmp_path / "scene.tif", size=(1500, 1500))
     before = listing(tmp_path)
-    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell lets what it runs in the background ignore Ctrl-C, nohup the end of a session; and
+    # children inherit that.
+    inherited = signal.signal(signal.Signals[stop], signal.SIG_DFL)
     process = subprocess.Popen(
         [sys.executable, "-m", "cloudmask", "segment", "scene.tif", out, "--gsd", "native",
          "--chunk", "256", "--precision", "float32"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    signal.signal(signal.SIGINT, inherited)
+    signal.signal(signal.Signals[stop], inherited)
     request.addfinalizer(process.kill)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(f".{out}.*/*")) and time.monotonic() < deadline:

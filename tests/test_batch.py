@@ -299,9 +299,9 @@ def test_a_scene_of_which_another_file_changed_is_done_again(make_scene, tmp_pat
     base = make_scene(pixels)
     scene = Path(base)
     if kind == "vrt in a vrt":
-        for name, source in (("inner.vrt", base), ("outer.vrt", tmp_path / "inner.vrt")):
-            scene = tmp_path / name
-            rasterio.shutil.copy(source, scene, driver="VRT")
+        inner, scene = tmp_path / "inner.vrt", tmp_path / "outer.vrt"
+        rasterio.shutil.copy(base, inner, driver="VRT")  # of a VRT GDAL would make a copy
+        scene.write_text(inner.read_text().replace(Path(base).name, inner.name))
     if kind == "zip":
         scene = f"/vsizip/{tmp_path}/s.zip/s.tif"
 
@@ -351,18 +351,15 @@ def test_a_scene_with_brackets_that_is_gone_is_one_that_fails(tmp_path):
         find_scenes([str(tmp_path / "b*.tif")])
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_log_on_a_full_disk_does_not_end_a_batch(scenes, tmp_path, stream):
+def test_a_log_on_a_full_disk_does_not_end_a_batch(scenes, tmp_path):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "cloudmask", "segment", "a.tif", "c.tif", "--out-dir", tmp_path],
-            cwd=scenes, check=False, text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full},
+            cwd=scenes, check=False, text=True, stdout=full, stderr=subprocess.PIPE,
         )  # fmt: skip
     assert done.returncode == 0
     assert {one["status"] for one in summary(tmp_path).values()} == {"done"}
-    if stream == "stdout":
-        assert "stdout cannot be written to (No space left on device)" in done.stderr
+    assert "stdout cannot be written to (No space left on device)" in done.stderr
 
 
 def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):

@@ -1,5 +1,9 @@
 """What is said of a long run, on stderr."""
 
+import errno
+import io
+import sys
+
 import dask.array as da
 import pytest
 import xarray as xr
@@ -33,6 +37,19 @@ def test_each_chunk_that_is_written_counts(tmp_path, capsys, monkeypatch, write,
         f"a scene: {done} of 6 chunks" for done in range(1, 7)
     ]
     assert not said.out
+
+
+class _Full(io.StringIO):
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_on_a_full_disk_ends_nothing(monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(sys, "stderr", _Full())
+    with Bars() as bars, bars.bar("images", 2) as bar:
+        bar.step()
+        bar.step()
 
 
 def test_a_quiet_run_says_nothing(capsys, monkeypatch):

@@ -2,11 +2,8 @@
 
 import csv
 import glob
-import hashlib
 import io
-import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,20 +14,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import rasterio
-
 from cloudmask.errors import as_options, first_line
 from cloudmask.locks import alone
-from cloudmask.paths import is_local, is_remote, read_json
-from cloudmask.readers.files import files_of
-from cloudmask.readers.protocol import version_of
+from cloudmask.notes import (
+    difference,
+    facts_of,
+    full_name,
+    is_made_by,
+    make_notes,
+    note_of,
+    read_note,
+    version_of_output,
+)
+from cloudmask.paths import is_remote
 from cloudmask.report import CloudCover
-from cloudmask.write import PROVENANCE, tags_of, write_json, write_text
+from cloudmask.write import write_json, write_text
 
 logger = logging.getLogger(__name__)
-
-_NOTES = ".cloudmask"
-"""Folder beside the outputs, with a note on each: what it was made from, and what it says."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,10 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
                 raise FileNotFoundError(f"{argument} matches nothing")
             named = matches or [argument]  # scene[1].tif, which is not there: one that fails
         for scene in named:
-            found.setdefault(_full_name(scene), scene)
+            found.setdefault(full_name(scene), scene)
     if not found:
         raise FileNotFoundError(f"{', '.join(arguments) or 'the command'} names no scene")
     return list(found.values())
-
-
-def _full_name(scene: str) -> str:
-    """The same from wherever it is named; a link is a name of its own, which its output has."""
-    return os.path.abspath(scene) if is_local(scene) else scene  # noqa: PTH100  # with no ..
 
 
 def _is_pattern(argument: str) -> bool:
@@ -162,11 +157,7 @@ def _outcomes(
     pool: Executor | None,
 ) -> Iterator[Outcome]:
     folder = outputs[0].parent
-    notes = folder / _NOTES
-    try:
-        notes.mkdir(exist_ok=True)
-    except FileExistsError as error:
-        raise FileExistsError(f"{notes} is a file: move it, notes on the masks go there") from error
+    make_notes(folder)
 
     def one(scene: str, output: Path) -> Outcome:
         begun = time.perf_counter()
@@ -213,13 +204,13 @@ def _segment_one(
 ) -> Outcome:
     """Make an output, with a note on it; or keep it, where its note says that it is finished."""
     begun = time.perf_counter()
-    note = output.parent / _NOTES / f"{output.name}.json"
-    made_from = _facts(scene, options)
-    known = _read_note(note) if resume and output.exists() else None
+    note = note_of(output)
+    made_from = facts_of(scene, options)
+    known = read_note(note) if resume and output.exists() else None
     if known and known["made_from"] == made_from:
-        if known["outcome"] is None and _is_made_by(output, options):
+        if known["outcome"] is None and is_made_by(output, options):
             output.unlink()  # ours, but a run was killed before it could say so
-        elif known.get("output") == _version(output):  # not what a later run put there
+        elif known.get("output") == version_of_output(output):  # not what a later run put there
             here = {"scene": scene, "output": str(output), "status": "kept"}
             return Outcome(**known["outcome"] | here)
     is_new = not output.exists()
@@ -231,7 +222,7 @@ def _segment_one(
         if not known or known["made_from"] == made_from:
             raise
         raise FileExistsError(
-            f"{output} was made from another {_difference(known['made_from'], made_from)}: give "
+            f"{output} was made from another {difference(known['made_from'], made_from)}: give "
             "--overwrite to replace it"
         ) from error
     except Exception:  # whatever it is, it is raised again; an interrupt leaves the note
@@ -242,57 +233,9 @@ def _segment_one(
     outcome = Outcome(
         scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done"
     )
-    made = {"output": _version(output), "outcome": asdict(outcome)}
+    made = {"output": version_of_output(output), "outcome": asdict(outcome)}
     write_json(note, {"made_from": made_from} | made)
     return outcome
-
-
-def _facts(scene: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What an output depends on, in JSON's types; local files by their size and time of change."""
-    versions = " ".join(map(version_of, files_of(scene)))  # of a VRT there may be thousands
-    version = hashlib.sha256(versions.encode()).hexdigest()
-    facts = {"scene": _full_name(scene), "version of the scene": version, **options}
-    read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
-    return read_back
-
-
-def _difference(known: Any, made_from: dict[str, Any]) -> str:
-    """The first fact that is another."""
-    if not isinstance(known, dict):  # of an earlier version
-        return "scene, or with other options"
-    key = next(key for key in {**made_from, **known} if known.get(key) != made_from.get(key))
-    name = key.replace("_", " ")
-    if key in ("scene", "version of the scene"):
-        return name
-    return f"{name} ({known.get(key)}, now {made_from.get(key)})"
-
-
-def _is_made_by(output: Path, options: dict[str, Any]) -> bool:
-    """Whether it is a mask that tells of the same model and threshold, or such a probability."""
-    if is_remote(output):
-        return True
-    told = {*PROVENANCE} if options.get("probability") else {*PROVENANCE, "threshold"}
-    asked = tags_of({key: options[key] for key in options.keys() & told})
-    try:
-        with rasterio.open(output) as dataset:
-            return bool(asked) and asked.items() <= dataset.tags().items()
-    except rasterio.errors.RasterioIOError:
-        return False
-
-
-def _version(output: Path) -> str:
-    """What tells an output from another that took its place."""
-    if is_remote(output):
-        return str(output.fs.info(output.path).get("ETag", ""))  # type: ignore[attr-defined]
-    return version_of(str(output))
-
-
-def _read_note(note: Path) -> dict[str, Any] | None:
-    """A note on an output that was made, or begun; none that cannot be read."""
-    try:
-        return read_json(note, "made_from", "outcome", cure="remove it")
-    except (OSError, ValueError):
-        return None
 
 
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:

@@ -11,10 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ faster with a U-Net in 16 bits, 10 % with `lite` in float32."""
 _LIGHT = 500
 """Bytes that a pixel takes at most in one of two in float32. With 520, the slim U-Net, one pass in
 strips of twice the height is faster by 4 %; with a U-Net's 1200 two would be too much memory."""
-_ONE, _SOME = threading.Semaphore(1), threading.Semaphore(SIDE_BY_SIDE)
+_TURNS, _NEXT = threading.Semaphore(SIDE_BY_SIDE), threading.Lock()
 STRIP_BYTES = 1200 * 2**20
 """Memory of the passes that run at the same time, roughly at most."""
 _HIGHEST = 384
@@ -60,9 +60,23 @@ def forward(
     """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
     _check_process()
     with _LOAD:
-        call, turns = _loaded(path, sha256, architecture, precision)
-    with turns, timed("network"):
-        return call(np.asarray(pixels))
+        call, chosen = _loaded(path, sha256, architecture, precision)
+    how = passing(architecture, chosen, *pixels.shape[1:3])
+    with _turn(1 if gpus() else how.side_by_side), timed("network"):
+        return call(np.asarray(pixels), how.rows)
+
+
+@contextmanager
+def _turn(side_by_side: int) -> Iterator[None]:
+    """Wait until no more passes run than may with this one."""
+    share = SIDE_BY_SIDE // side_by_side
+    with _NEXT:  # or two that each want all turns would have one, and wait for the other's
+        for _ in range(share):
+            _TURNS.acquire()
+    try:
+        yield
+    finally:
+        _TURNS.release(share)
 
 
 def _check_process() -> None:
@@ -142,57 +156,85 @@ def choose_precision() -> str:
 @lru_cache(maxsize=2)
 def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
-) -> tuple[Callable[[Block], Block], threading.Semaphore]:
+) -> tuple[Callable[[Block, int], Block], str]:
+    """A network, given pixels and rows of a strip, and its precision."""
     tf = start_tensorflow()
     path = str(find_weights(path, sha256))
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
-    network = build_network(architecture, chosen)
-    read_weights(network, Path(path))
-    turns = _ONE if gpus() or side_by_side(architecture, chosen) == 1 else _SOME
-
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
 
-        strips = Strips(network)
-        del network
-        gc.collect()  # layers know each other: 95 MB of a U-Net would stay
-        rows = partial(_strip_rows, architecture, chosen)
-        return lambda pixels: strips(pixels, rows(*pixels.shape[1:3])), turns
+        with _freed_after():  # 95 MB of a U-Net
+            return Strips(_trained(architecture, chosen, path)), chosen
+    network = _trained(architecture, chosen, path)
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
         return network(pixels, training=False)[..., 0]
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
-    return lambda pixels: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), turns
+    return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), chosen
+
+
+def _trained(architecture: str, precision: str, path: str) -> "keras.Model":
+    network = build_network(architecture, precision)
+    read_weights(network, Path(path))
+    return network
+
+
+@contextmanager
+def _freed_after() -> Iterator[None]:
+    """Free what knows itself of what is made in here: a network's layers know each other.
+
+    Nothing that is older is looked at, which took 0.2 s.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def side_by_side(architecture: str, precision: str) -> int:
-    """How many forward passes run at the same time on a CPU."""
+    """How many forward passes run at the same time on a CPU, over blocks of many strips."""
     light = precision != "float32" or ARCHITECTURES[architecture].bytes_per_pixel <= _LIGHT
     return SIDE_BY_SIDE if light else 1
 
 
-def _strip_rows(architecture: str, precision: str, height: int, width: int) -> int:
-    """Height of strips of a block: at least two strides.
+class Passing(NamedTuple):
+    """How a block passes through a network."""
 
-    A block that fits in `STRIP_BYTES` is one, since to compile how strips meet takes a second.
+    side_by_side: int
+    """How many blocks do so at the same time on a CPU."""
+    rows: int
+    """Height of its strips: at least two strides."""
+
+
+def passing(architecture: str, precision: str, height: int, width: int) -> Passing:
+    """How blocks of a size pass through a network.
+
+    One that fits in `STRIP_BYTES` is one strip, if need be alone: to compile how strips meet takes
+    a second, and a scene of a thousand pixels has nothing to run beside it.
     """
     card = ARCHITECTURES[architecture]
-    row = _strip_pixel(architecture, precision) * width * side_by_side(architecture, precision)
-    rows = STRIP_BYTES // row - card.overlap // 3
-    if rows < height:
-        rows = min(rows, _HIGHEST)
-    return max(rows // card.stride, 2) * card.stride
+    most = side_by_side(architecture, precision)
+    row = _strip_pixel(architecture, precision) * width
+    for count in range(most, 0, -1):
+        if (rows := STRIP_BYTES // (row * count) - card.overlap // 3) >= height:
+            return Passing(count, -(-height // card.stride) * card.stride)
+    rows = min(STRIP_BYTES // (row * most) - card.overlap // 3, _HIGHEST)
+    return Passing(most, max(rows // card.stride, 2) * card.stride)
 
 
-def strip_bytes(architecture: str, precision: str, height: int, width: int) -> int:
-    """Memory of a forward pass over a block, a strip at a time."""
-    rows = min(_strip_rows(architecture, precision, height, width), height)
-    halo = ARCHITECTURES[architecture].overlap // 3
-    return (rows + halo) * width * _strip_pixel(architecture, precision)
+def passes_bytes(architecture: str, precision: str, height: int, width: int) -> int:
+    """Memory of the forward passes that run at the same time, over blocks of a size."""
+    count, rows = passing(architecture, precision, height, width)
+    rows += ARCHITECTURES[architecture].overlap // 3
+    strip = rows * _strip_pixel(architecture, precision)
+    return count * width * min(strip, height * _pixel_bytes(architecture, precision))
 
 
 def _strip_pixel(architecture: str, precision: str) -> int:

@@ -9,8 +9,7 @@ import numpy as np
 
 from cloudmask import chunks
 from cloudmask.grid import Grid
-from cloudmask.models import ARCHITECTURES
-from cloudmask.network import side_by_side, strip_bytes
+from cloudmask.network import passes_bytes
 from cloudmask.prediction import check_overlap, step_and_depth
 from cloudmask.readers import open_reader
 from cloudmask.registry import CloudModel
@@ -152,9 +151,7 @@ def plan_scene(
     block = sides[0] * sides[1]
     # Measured: TensorFlow and GDAL take 1.2 GB; two chunks are on their way, one of them twice,
     # with probabilities; and forward passes, of a strip where that is less.
-    once = block * ARCHITECTURES[model.architecture].bytes_per_pixel
-    strip = strip_bytes(model.architecture, "float32", *sides)
-    passes = side_by_side(model.architecture, "float32") * min(once, strip)
+    passes = passes_bytes(model.architecture, "float32", *sides)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
     return Plan(native, grid, (rows, columns), halo, memory, reader.dtype)
 

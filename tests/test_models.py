@@ -196,23 +196,30 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "most"),
+    ("name", "precision", "side", "most", "whole"),
     [
-        ("unet-f1", "bfloat16", 2),
-        ("unet-f1", "float32", 1),
-        ("unet-slim", "float32", 1),
-        ("lite", "float32", 2),
+        ("unet-f1", "bfloat16", 64, 2, True),
+        ("unet-f1", "bfloat16", 1024, 1, True),
+        ("unet-f1", "bfloat16", 1536, 2, False),
+        ("unet-f1", "float32", 64, 1, True),
+        ("unet-slim", "float32", 64, 1, True),
+        ("lite", "float32", 64, 2, True),
+        ("lite", "float32", 2560, 2, False),
     ],
 )
-def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, name, precision, most):
+def test_so_many_forward_passes_run_at_the_same_time(
+    monkeypatch, name, precision, side, most, whole
+):
+    """A block that fits the memory of two passes is one strip, alone, and waits for its turn."""
     from cloudmask.strips import Strips
 
-    lock, running, seen = threading.Lock(), [], []
+    lock, running, seen, strips = threading.Lock(), [], [], set()
 
     def pass_slowly(_, pixels, rows):
         with lock:
             running.append(rows)
             seen.append(len(running))
+            strips.add(rows)
         time.sleep(0.2)
         with lock:
             running.pop()
@@ -221,8 +228,33 @@ def test_so_many_forward_passes_run_at_the_same_time(monkeypatch, name, precisio
     monkeypatch.setattr(Strips, "__call__", pass_slowly)
     model = load_model(name, precision=precision)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(model, [np.zeros((1, 64, 64, 3), "uint8")] * 4))
+        list(threads.map(model, [np.zeros((1, side, side, 3), "uint8")] * 4))
     assert max(seen) == most
+    assert {rows >= side for rows in strips} == {whole}
+
+
+def test_passes_that_run_alone_and_side_by_side_take_turns(monkeypatch):
+    """Neither waits for ever, and what wants to be alone is."""
+    from cloudmask.strips import Strips
+
+    lock, running, seen = threading.Lock(), [], []
+
+    def pass_slowly(_, pixels, __):
+        with lock:
+            running.append(pixels.shape[1])
+            seen.append(sorted(running))
+        time.sleep(0.05)
+        with lock:
+            running.remove(pixels.shape[1])
+        return np.zeros(pixels.shape[:3], "float32")
+
+    monkeypatch.setattr(Strips, "__call__", pass_slowly)
+    model = load_model("unet-f1", precision="bfloat16")
+    blocks = [np.zeros((1, side, side, 3), "uint8") for side in [64, 1024, 64, 64] * 4]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(model, blocks))
+    assert [64, 64] in seen
+    assert all(sides == [1024] for sides in seen if 1024 in sides)
 
 
 def test_a_file_that_changed_since_is_refused(legacy):

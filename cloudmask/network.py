@@ -166,8 +166,9 @@ def _loaded(
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
 
-        with _freed_after():  # 95 MB of a U-Net
-            return Strips(_trained(architecture, chosen, path)), chosen
+        strips = Strips(_trained(architecture, chosen, path))
+        gc.collect()  # layers know each other: 95 MB of a U-Net would stay
+        return strips, chosen
     network = _trained(architecture, chosen, path)
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
@@ -182,20 +183,6 @@ def _trained(architecture: str, precision: str, path: str) -> "keras.Model":
     network = build_network(architecture, precision)
     read_weights(network, Path(path))
     return network
-
-
-@contextmanager
-def _freed_after() -> Iterator[None]:
-    """Free what knows itself of what is made in here: a network's layers know each other.
-
-    Nothing that is older is looked at, which took 0.2 s.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.unfreeze()
 
 
 def side_by_side(architecture: str, precision: str) -> int:

@@ -23,7 +23,7 @@ from tables import table
 
 SEED = 3
 _TINY = 64
-_NO_SIZES = ("folder", "results", "context")
+_NO_SIZES = ("folder", "results", "context", "peers")
 
 
 @dataclass(frozen=True)

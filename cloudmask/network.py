@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cloudmask.chunks import Block
+from cloudmask.chunks import Block, round_up
 from cloudmask.models import ARCHITECTURES, build
 from cloudmask.stopwatch import timed
 from cloudmask.weightfile import find_weights, read_weights
@@ -163,13 +163,15 @@ def _loaded(
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
+    network = build_network(architecture, chosen)
+    read_weights(network, Path(path))
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
 
-        strips = Strips(_trained(architecture, chosen, path))
+        strips = Strips(network)
+        del network
         gc.collect()  # layers know each other: 95 MB of a U-Net would stay
         return strips, chosen
-    network = _trained(architecture, chosen, path)
 
     # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
@@ -177,12 +179,6 @@ def _loaded(
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
     return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), chosen
-
-
-def _trained(architecture: str, precision: str, path: str) -> "keras.Model":
-    network = build_network(architecture, precision)
-    read_weights(network, Path(path))
-    return network
 
 
 def side_by_side(architecture: str, precision: str) -> int:
@@ -211,7 +207,7 @@ def passing(architecture: str, precision: str, height: int, width: int) -> Passi
     row = _strip_pixel(architecture, precision) * width
     for count in range(most, 0, -1):
         if (rows := STRIP_BYTES // (row * count) - card.overlap // 3) >= height:
-            return Passing(count, -(-height // card.stride) * card.stride)
+            return Passing(count, round_up(height, card.stride))
     rows = min(STRIP_BYTES // (row * most) - card.overlap // 3, _HIGHEST)
     return Passing(most, max(rows // card.stride, 2) * card.stride)
 

@@ -173,7 +173,7 @@ def _radiometry(
         return image * rng.uniform(0.25, 0.7) + rng.uniform(0, 0.1)
     if kind < 0.65 or not dark:
         image = np.clip(image, 1e-4, 1) ** math.exp(rng.normal(0, 0.2))
-        gain = math.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.04, 3))
+        gain = math.exp(rng.normal(0.05, 0.2)) * np.exp(rng.normal(0, 0.04, 3))
         return image * gain + rng.normal(0, 0.02)
     if kind < 0.8:
         percent = math.exp(rng.uniform(math.log(0.5), math.log(10)))

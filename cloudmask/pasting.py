@@ -22,6 +22,10 @@ _FIELDS = 64
 
 _OPAQUE, _VEIL = 0.3, 0.12
 """Opacity from which a pasted cloud is labelled cloud, and below which still clear."""
+_MOSTLY, _HARDLY = 0.35, 0.25
+"""The same where pixels are coarse and mix thick cloud with ground."""
+_AFAR = 0.35
+"""Share of the pasted clouds whose pixels are coarse."""
 
 
 def matte(image: Pixels, label: Labels) -> Pixels | None:
@@ -55,7 +59,11 @@ def paste_cloud(
     opacity = _real_cloud(mattes, rng) if mattes and rng.random() < 0.5 else None
     if opacity is None or opacity.shape != label.shape:
         opacity = _invented_cloud(label.shape[0], rng)
-    reach = label.shape[0] // 12
+    opaque, veil, times = _OPAQUE, _VEIL, 1
+    if rng.random() < _AFAR:
+        opaque, veil, times = _MOSTLY, _HARDLY, int(rng.integers(2, 5))
+        opacity = _from_afar(opacity, times)
+    reach = max(2, label.shape[0] // 12 // times)
     fall = rng.integers(-reach, reach + 1, size=2)
     shadow = np.roll(opacity, fall, axis=(0, 1))
     # A cumulus is bright towards the sun and grey towards its shadow.
@@ -67,7 +75,7 @@ def paste_cloud(
     tint = 1 + rng.uniform(-0.04, 0.04, 3).astype("float32")
     cloud = np.maximum(white * texture, bright + 0.05)[..., None] * tint
     image = np.clip(image * (1 - opacity[..., None]) + cloud * opacity[..., None], 0, 1)
-    changed = np.where(opacity > _OPAQUE, CLOUD, np.where(opacity > _VEIL, NODATA, label))
+    changed = np.where(opacity > opaque, CLOUD, np.where(opacity > veil, NODATA, label))
     return image, np.where(label == NODATA, NODATA, changed).astype("uint8")
 
 
@@ -85,6 +93,13 @@ def _invented_cloud(size: int, rng: np.random.Generator) -> Pixels:
 def _real_cloud(mattes: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
     chosen = mattes[int(rng.integers(len(mattes)))]
     return turn(chosen, chosen, rng)[0]
+
+
+def _from_afar(opacity: Pixels, times: int) -> Pixels:
+    """The same clouds so many times smaller, mirrored to fill the patch."""
+    side = len(opacity) // times
+    parts = opacity[: side * times, : side * times].reshape(side, times, side, times)
+    return np.pad(parts.mean(axis=(1, 3)), [(0, len(opacity) - side)] * 2, "symmetric")
 
 
 def lay_sea(image: Pixels, dark: bool, rng: np.random.Generator) -> Pixels:

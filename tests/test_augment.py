@@ -88,10 +88,14 @@ def test_real_clouds_are_pasted_as_they_were():
     opacity = np.zeros((SIZE, SIZE), "float32")
     opacity[10:20, 30:50] = 0.9
     _, labels = patches(
-        source(cloud=False, height=SIZE, width=SIZE), 60, SIZE, np.random.default_rng(0),
+        source(cloud=False, height=SIZE, width=SIZE), 200, SIZE, np.random.default_rng(0),
         augment=("paste",), mattes=[opacity],
     )  # fmt: skip
     assert any((label == 1).sum() == 200 and (label[10:20, 30:50] == 1).all() for label in labels)
+    # and some from twice as far, mirrored to fill the patch
+    found = [label == 1 for label in labels]
+    mirrored = [cloud for cloud in found if (cloud == cloud[::-1, ::-1]).all()]
+    assert any(cloud.sum() == 200 and cloud[:32, :32].sum() == 50 for cloud in mirrored)
 
 
 def test_a_matte_is_the_cloud_over_dark_ground():

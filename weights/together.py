@@ -176,6 +176,7 @@ class Learner:
         levels = torch.logit(torch.as_tensor(THRESHOLDS, dtype=torch.float32)).to(self.device)
         counts = {}
         self._swap()
+        searched = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = False  # each last batch has its own size
         for name, (pixels, labels) in validation.items():
             total = torch.zeros(len(THRESHOLDS), 4, device=self.device)
@@ -190,7 +191,7 @@ class Learner:
                     masks = (found & cloud, found & clear, ~found & cloud, clear)
                     total[i] += torch.stack([mask.sum() for mask in masks])
             counts[name] = total.double().cpu().numpy()
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = searched
         self._swap()
         best: dict[str, Any] = {"measure": -1.0}
         for i, threshold in enumerate(THRESHOLDS):
@@ -324,9 +325,10 @@ def main() -> None:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.benchmark = True
-    args.out.mkdir(parents=True, exist_ok=True)
     named = args.members.split(",")
+    # Of depthwise convolutions the search for the fastest algorithm does not come to an end.
+    torch.backends.cudnn.benchmark = "cloudx" not in named
+    args.out.mkdir(parents=True, exist_ok=True)
     learners = [Learner(m, args.start, device) for m in MEMBERS if m.name in named]
     say(f"{len(learners)} networks on {device}")
     if args.time:

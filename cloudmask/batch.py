@@ -26,7 +26,7 @@ from cloudmask.notes import (
     read_note,
     version_of_output,
 )
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_remote, unsigned
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -38,6 +38,7 @@ class Outcome:
     """A row of the summary."""
 
     scene: str
+    """A URL without what signs it: tables are passed on."""
     output: str
     cloud_percent: float | None
     """Among valid pixels, 0 to 100."""
@@ -166,8 +167,9 @@ def _outcomes(
         except Exception as error:  # whatever it is, it is this scene's
             logger.debug("traceback", exc_info=True)
             seconds = round(time.perf_counter() - begun, 2)
-            said = as_options(first_line(error))
-            return Outcome(scene, str(output), None, None, seconds, "failed", said)
+            named = unsigned(scene)
+            said = as_options(first_line(error)).replace(scene, named)
+            return Outcome(named, str(output), None, None, seconds, "failed", said)
 
     rows = _read_summary(folder / "summary.csv") if resume else {}
     order = {output.name: number for number, output in enumerate(outputs)}
@@ -211,7 +213,7 @@ def _segment_one(
         if known["outcome"] is None and is_made_by(output, options):
             output.unlink()  # ours, but a run was killed before it could say so
         elif known.get("output") == version_of_output(output):  # not what a later run put there
-            here = {"scene": scene, "output": str(output), "status": "kept"}
+            here = {"scene": unsigned(scene), "output": str(output), "status": "kept"}
             return Outcome(**known["outcome"] | here)
     is_new = not output.exists()
     if is_new:
@@ -230,9 +232,8 @@ def _segment_one(
             note.unlink(missing_ok=True)  # or what somebody else puts there would be taken for ours
         raise
     seconds = round(time.perf_counter() - begun, 2)
-    outcome = Outcome(
-        scene, str(output), cover.cloud_percent, cover.nodata_percent, seconds, "done"
-    )
+    percents = cover.cloud_percent, cover.nodata_percent
+    outcome = Outcome(unsigned(scene), str(output), *percents, seconds, "done")
     made = {"output": version_of_output(output), "outcome": asdict(outcome)}
     write_json(note, {"made_from": made_from} | made)
     return outcome

@@ -8,7 +8,7 @@ from typing import Any
 
 import rasterio
 
-from cloudmask.paths import is_local, is_remote, read_json
+from cloudmask.paths import is_local, is_remote, read_json, unsigned
 from cloudmask.readers.files import files_of
 from cloudmask.readers.protocol import version_of
 from cloudmask.write import PROVENANCE, tags_of
@@ -33,7 +33,7 @@ def note_of(output: Path) -> Path:
 
 def full_name(scene: str) -> str:
     """The same from wherever it is named; a link is a name of its own, which its output has."""
-    return os.path.abspath(scene) if is_local(scene) else scene  # noqa: PTH100  # with no ..
+    return os.path.abspath(scene) if is_local(scene) else unsigned(scene)  # noqa: PTH100  # with no ..
 
 
 def facts_of(scene: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,16 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+_SIGNING = ("x-amz-", "x-goog-")
+"""How parameters of URLs begin that Amazon or Google signed."""
+_BESIDE = {
+    # https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
+    "sig": "sv ss srt st se sp sr si sip spr ses sdd saoid suoid scid skoid sktid skt ske sks skv",
+    # CloudFront's, and Amazon's and Google's before
+    "signature": "expires policy key-pair-id awsaccesskeyid googleaccessid",
+}
+"""By the name of a signature, parameters that come with it."""
+
 
 def is_zarr(path: str | Path) -> bool:
     """Whether a path or URL names a Zarr store: by its ending, in any case."""
@@ -31,6 +41,26 @@ def locate(path: str | Path) -> Path:
     from upath import UPath  # takes a tenth of a second
 
     return cast("Path", UPath(path)) if is_remote(path) else Path(path)
+
+
+def unsigned(path: str) -> str:
+    """A URL without its user and signature: these name no file, and change from day to day."""
+    if not is_remote(path):
+        return path
+    url = urlsplit(path)
+    items = url.query.split("&")
+    names = [item.partition("=")[0].lower() for item in items]
+    signing = {sign for sign in _BESIDE if sign in names}
+    signing |= {name for sign in signing for name in _BESIDE[sign].split()}
+    kept = [
+        item
+        for item, name in zip(items, names, strict=True)
+        if name not in signing and not name.startswith(_SIGNING)
+    ]
+    user, at, _ = url.netloc.rpartition("@")
+    if kept == items and not at:
+        return path  # as it was written
+    return url._replace(netloc=url.netloc.removeprefix(user + at), query="&".join(kept)).geturl()
 
 
 def resolved(path: str) -> str:

@@ -16,7 +16,7 @@ HEADER = 100_000
 
 class Ranges(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        path = Path(sys.argv[1], self.path.lstrip("/"))
+        path = Path(sys.argv[1], self.path.lstrip("/").partition("?")[0])
         if not path.is_file():
             self.send_error(404)
             return

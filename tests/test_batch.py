@@ -18,6 +18,7 @@ import xarray as xr
 
 from cloudmask import load_model, write_cog
 from cloudmask.batch import find_scenes, name_outputs, segment_many
+from cloudmask.paths import unsigned
 from cloudmask.report import CloudCover
 from cloudmask.sample import write_sample
 
@@ -193,6 +194,39 @@ def test_a_vrt_whose_file_changed_is_done_again(make_scene, tmp_path, rng):
 def test_a_url_is_named_without_what_signs_it():
     (output,) = name_outputs(["https://h.org/a.tif?sv=2020.01&sig=x.c"], Path("out"))
     assert output == Path("out/a.tif")
+
+
+@pytest.mark.parametrize(
+    ("signed", "plain"),
+    [
+        ("https://h.org/a.tif?sv=2020&se=27&sp=r&sig=a%2Fb", "https://h.org/a.tif"),
+        ("https://h.org/a.tif?versionId=7&X-Amz-Date=1&X-Amz-Signature=b", "https://h.org/a.tif?versionId=7"),
+        ("https://h.org/a.tif?Expires=1&Signature=a~b&Key-Pair-Id=c&id=2", "https://h.org/a.tif?id=2"),
+        ("https://ann:secret@h.org:81/a.tif", "https://h.org:81/a.tif"),
+        ("/vsicurl/https://h.org/a.tif?x-goog-signature=c", "/vsicurl/https://h.org/a.tif"),
+        ("https://h.org/a?id=2&se=3&expires=4", "https://h.org/a?id=2&se=3&expires=4"),
+        ("s3://bucket/a b#c?.tif", "s3://bucket/a b#c?.tif"),
+        ("a?sig=b.tif", "a?sig=b.tif"),
+    ],
+)  # fmt: skip
+def test_what_signs_a_url_is_told_from_what_names_a_file(signed, plain):
+    assert unsigned(signed) == plain
+
+
+def test_a_scene_that_was_signed_anew_is_kept_and_no_signature_is_written(
+    make_scene, rng, server, tmp_path
+):
+    url = server.url(make_scene(rng.integers(0, 255, (3, 64, 64), "uint8")))
+    out, store = tmp_path / "out", tmp_path / "m.zarr"
+    for day in ("1", "2"):
+        signed = f"{url}?se={day}&sig=secret{day}"
+        run(signed, "--out-dir", out, "--resume", cwd=tmp_path)
+        run(signed, store, "--resume", cwd=tmp_path)
+    assert [row["status"] for row in summary(out).values()] == ["kept"]
+    run(f"{url}.gone?se=3&sig=secret3", "--out-dir", out, "--resume", cwd=tmp_path, check=1)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 6
+    assert not [path for path in written if b"secret" in path.read_bytes()]
 
 
 def test_a_mask_of_other_options_is_not_kept(tmp_path):

@@ -18,7 +18,7 @@ from cloudmask.enlarging import enlarge
 from cloudmask.grid import check_array
 from cloudmask.mask import mask_or_probability
 from cloudmask.mask import threshold as cut
-from cloudmask.paths import destination, resolved
+from cloudmask.paths import destination, resolved, unsigned
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
@@ -160,7 +160,7 @@ def _as_file(
 
 def _as_opened(array: xr.DataArray, path: str) -> dict[str, Any]:
     """Bands and nodata that `open_scene` was told, if it was this file that it opened."""
-    if array.attrs.get("scene_source") != resolved(path):
+    if unsigned(str(array.attrs.get("scene_source"))) != unsigned(resolved(path)):
         return {}
     noted = {name: array.attrs.get(f"scene_{name}") for name in ("bands", "nodata")}
     # A GeoTIFF keeps attributes as text.

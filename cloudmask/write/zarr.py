@@ -18,7 +18,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
 from cloudmask.grid import Grid, check_array, grid_of
 from cloudmask.mask import mask_or_probability
-from cloudmask.paths import destination
+from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, without_nan
 from cloudmask.write.overviews import halved
@@ -107,6 +107,8 @@ def write_zarr(
     lazy = {key: value for key, value in array.coords.items() if value.chunks is not None}
     array = array.assign_coords({key: value.compute() for key, value in lazy.items()})
     array = grid.attach(_uniform_chunks(array)).rename(name)
+    if (source := array.attrs.get("scene_source")) is not None:
+        array = array.assign_attrs(scene_source=unsigned(source))
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}
     check_store(path, overwrite=overwrite, resume=resume)

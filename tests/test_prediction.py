@@ -329,7 +329,7 @@ def test_a_cluster_agrees_with_one(make_scene, processes):
     expected = segment(scene, FakeModel()).compute(scheduler="sync")
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=processes, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=processes, dashboard_address=":0"
         ) as cluster,
         Client(cluster),
     ):

@@ -108,9 +108,7 @@ def validation_patches(
     for chunk in chunks:
         height, width = (stop - start for start, stop in (chunk.rows, chunk.columns))
         places.setdefault(chunk.example.set, []).extend(
-            (chunk, y, x)
-            for y in range(0, max(height - size // 2, 1), size)
-            for x in range(0, max(width - size // 2, 1), size)
+            (chunk, y, x) for y in _starts(height, size) for x in _starts(width, size)
         )
     share = -(-limit // len(places))
     chosen = []
@@ -125,12 +123,16 @@ def validation_patches(
     return np.stack(pixels), np.stack(labels)[..., None]
 
 
+def _starts(length: int, size: int) -> list[int]:
+    """Where patches begin that lie evenly, from end to end."""
+    spread = np.linspace(0, max(length - size, 0), -(-length // size))
+    return [int(start) for start in spread.round()]
+
+
 def _validation_patch(
     chunk: Chunk, y: int, x: int, size: int, reading: Reading
 ) -> tuple[Any, Labels]:
     source = read(chunk, reading)
-    height, width = source.label.shape
-    y, x = max(0, min(y, height - size)), max(0, min(x, width - size))
     window = np.s_[y : y + size, x : x + size]
     image, label = source.pixels[window], source.label[window]
     pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]

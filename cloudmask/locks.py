@@ -34,6 +34,8 @@ def alone(path: Path, doing: str) -> Iterator[None]:
             f"{path} is being {doing} by another process: wait for it, or choose another name"
         ) from error
     except PermissionError as error:
+        if not lock_file.exists():
+            raise PermissionError(f"the folder {path.parent} is not writable") from error
         raise PermissionError(
             f"{lock_file} is another user's: wait until {path} is {doing}, or remove it"
         ) from error

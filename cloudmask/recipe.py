@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading
@@ -28,7 +29,7 @@ class Recipe:
     """First phase, encoder frozen; None: 3 if the encoder comes pretrained, else 0."""
     patience: int | None = None
     """Epochs without a better validation loss after which a run stops."""
-    weights: str | None = None
+    weights: str | Path | None = None
     """Model to go on from: a name, a run or a file. Its batch normalisation stays as it is."""
     encoder_weights: str | None = None
     """imagenet, hed or a file: what VGG16's convolutions start from."""
@@ -40,6 +41,8 @@ class Recipe:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(self.weights))  # JSON knows no paths
         make_loss(self.loss)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning rate is {self.learning_rate}: give a number above 0")

@@ -13,7 +13,7 @@ from typing import Any
 from cloudmask.locks import alone
 from cloudmask.paths import read_json
 from cloudmask.registry import CARD
-from cloudmask.write import full_disk, write_json
+from cloudmask.write import check_folder_of, full_disk, write_json
 
 CONFIG, HISTORY = "config.json", "history.json"
 
@@ -62,9 +62,23 @@ def check_run(
         _check_same(folder, config)
     elif folder.exists() and not overwrite:
         raise FileExistsError(_exists(folder))
-    elif folder.exists() and not (folder / CONFIG).exists():
+    elif folder.exists() and not _is_run(folder):
         raise FileExistsError(f"{folder} is no run: choose another name")
+    check_folder_of(_there(folder) / name)
     return folder
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its config.json is one of ours: others have such files, too."""
+    try:
+        return bool(read_json(folder / CONFIG, "recipe", "manifest", cure=""))
+    except (OSError, ValueError):
+        return False
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(parent for parent in folder.absolute().parents if parent.exists())
 
 
 def _exists(folder: Path) -> str:
@@ -98,7 +112,7 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
     """Refuse a disk without room for a run of a network of so many weights, with an OSError."""
-    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    there = _there(folder)
     free, need = shutil.disk_usage(there).free, _BYTES_PER_WEIGHT * weights
     if resume:  # part of it is there
         need -= sum(file.stat().st_size for file in folder.rglob("*.h5"))
@@ -136,9 +150,9 @@ def _filling(
         else:
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
-    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, config)
     try:
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, config)
         yield
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(

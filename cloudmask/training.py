@@ -107,7 +107,7 @@ def train(
     if not (validation[1] == CLOUD).any():
         raise ValueError(
             f"no pixel of the {len(validation[1])} validation patches is cloud: give more of them, "
-            "or check whether what is labelled as cloud is nodata"
+            "or images with more cloud, whose labels are not nodata"
         )
     with run_folder(folder, config, resume=resume, overwrite=overwrite):
         try:

@@ -483,6 +483,17 @@ def test_a_folder_without_permission_is_refused(folder, tmp_path):
     assert not listing(tmp_path)
 
 
+def test_a_truncated_png_is_no_picture(tmp_path, rng):
+    """GDAL 3.10 reads noise from it, and no error, where it takes it as a whole."""
+    path = tmp_path / "scene.png"
+    Image.fromarray(rng.integers(0, 255, (300, 300, 3), "uint8")).save(path)
+    path.write_bytes(path.read_bytes()[:-9000])
+    done = run("segment", "scene.png", "mask.tif", "--model", "lite", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "truncated or damaged" in done.stderr
+    assert set(listing(tmp_path)) == {"scene.png"}
+
+
 @pytest.mark.parametrize("out", ["old.tif", "old.zarr", "old.png"])
 def test_a_late_damaged_block_fails_the_run_and_keeps_the_old_output(tmp_path, out):
     """Nodata but for the last block: the network is not needed to reach the damage."""

@@ -147,6 +147,9 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
         write_evaluation(evaluation, out)
     sure = evaluate_model(model, read_examples(labelled), threshold=1.0)
     write_evaluation(sure, out, overwrite=True)
+    (out / "scores.json").write_text('{"score": 3}')  # of another program
+    with pytest.raises(FileExistsError, match="no evaluation"):
+        write_evaluation(evaluation, out, overwrite=True)
     (out / "scores.json").unlink()
     with pytest.raises(FileExistsError, match="no evaluation"):
         write_evaluation(evaluation, out, overwrite=True)

@@ -600,6 +600,12 @@ def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles
     (runs / "mine").mkdir(exist_ok=True)
     with pytest.raises(FileExistsError, match="is no run"):
         train(tiles, "mine", TINY, runs=runs, overwrite=True)
+    (runs / "mine" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(FileExistsError, match="is no run"):
+        train(tiles, "mine", TINY, runs=runs, overwrite=True)
+    with pytest.raises(TypeError, match="not JSON serializable"):  # when the folder is made
+        train(tiles, "tiny", replace(TINY, patience=np.int64(2)), runs=runs, overwrite=True)
+    assert not [path for path in runs.iterdir() if path.name.startswith(".")]
     assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
 
 

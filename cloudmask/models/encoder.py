@@ -1,5 +1,8 @@
 """Weights for VGG16's convolutions that were trained elsewhere, to start a U-Net from."""
 
+import io
+import logging
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +11,8 @@ import h5py
 
 if TYPE_CHECKING:
     import keras
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "block"
 """Names of the encoder's layers begin so."""
@@ -37,15 +42,16 @@ def encoder_file(name: str) -> Path:
         import keras
         from keras.src.applications import vgg16  # keras.applications hides the address
 
+        logger.info("ImageNet's weights come from Keras' cache, or are downloaded (59 MB)")
         try:
-            return Path(
-                keras.utils.get_file(
+            with redirect_stdout(io.StringIO()):  # where Keras draws a bar
+                file = keras.utils.get_file(
                     "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
                     vgg16.WEIGHTS_PATH_NO_TOP,
                     cache_subdir="models",
                     file_hash="6d6bbae143d832006294945121d1f1fc",
                 )
-            )
+            return Path(file)
         except Exception as error:  # Keras raises bare Exceptions around urllib's
             raise ValueError(
                 f"ImageNet's weights cannot be downloaded ({error}): give 'hed', a file, or 'none'"

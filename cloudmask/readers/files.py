@@ -20,6 +20,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     for option, value in {
         "GDAL_NUM_THREADS": "1",
         "GDAL_CACHEMAX": GDAL_CACHE,
+        # The way round this, which GDAL 3.10 takes for a whole PNG, loses errors of damaged ones.
+        "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
         "GDAL_HTTP_TIMEOUT": "60",
         "GDAL_HTTP_MAX_RETRY": "2",
         "GDAL_HTTP_RETRY_DELAY": "1",

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.mask import threshold
-from cloudmask.paths import read_json
+from cloudmask.paths import has_keys
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
 from cloudmask.results import Evaluation, Wrong
 from cloudmask.write import check_folder_of, replacing, without_nan, write_json
@@ -47,17 +47,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{folder} is no folder to be made: give it a name")
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: pass overwrite to replace it")
-    if folder.exists() and not _is_evaluation(folder):
+    if folder.exists() and not has_keys(folder / "scores.json", "threshold", "sets"):
         raise FileExistsError(f"{folder} is no evaluation: choose another name")
     check_folder_of(folder)
-
-
-def _is_evaluation(folder: Path) -> bool:
-    """Whether its scores.json is one of ours: others have such files, too."""
-    try:
-        return bool(read_json(folder / "scores.json", "threshold", "sets", cure=""))
-    except (OSError, ValueError):
-        return False
 
 
 def _tile(wrong: Wrong, cut: float) -> Tile:

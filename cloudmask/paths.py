@@ -75,6 +75,14 @@ def destination(path: str | Path) -> Path:
     return place.resolve() if not is_remote(path) and place.is_symlink() else place
 
 
+def has_keys(path: Path, *needed: str) -> bool:
+    """Whether a file of JSON is one of ours: others have files of such names, too."""
+    try:
+        return bool(read_json(path, *needed, cure=""))
+    except (OSError, ValueError):
+        return False
+
+
 def read_json(path: Path, *needed: str, cure: str) -> dict[str, Any]:
     """An object from a file of JSON; a ValueError with the cure if it lacks one of its keys."""
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask.locks import alone
-from cloudmask.paths import read_json
+from cloudmask.paths import has_keys, read_json
 from cloudmask.registry import CARD
 from cloudmask.write import check_folder_of, full_disk, write_json
 
@@ -62,18 +62,10 @@ def check_run(
         _check_same(folder, config)
     elif folder.exists() and not overwrite:
         raise FileExistsError(_exists(folder))
-    elif folder.exists() and not _is_run(folder):
+    elif folder.exists() and not has_keys(folder / CONFIG, "recipe", "manifest"):
         raise FileExistsError(f"{folder} is no run: choose another name")
     check_folder_of(_there(folder) / name)
     return folder
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether its config.json is one of ours: others have such files, too."""
-    try:
-        return bool(read_json(folder / CONFIG, "recipe", "manifest", cure=""))
-    except (OSError, ValueError):
-        return False
 
 
 def _there(folder: Path) -> Path:

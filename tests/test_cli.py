@@ -596,7 +596,10 @@ def test_a_store_that_was_begun_without_workers_is_resumed_with_them(own_weights
 
 @pytest.mark.parametrize(
     ("said", "line"),
-    [("", "cloudmask: interrupted: nothing was kept"), ("epoch 3 is kept", "cloudmask: epoch 3 is kept")],
+    [
+        ("", "cloudmask: interrupted: nothing was kept"),
+        ("epoch 3 is kept", "cloudmask: epoch 3 is kept"),
+    ],
 )
 def test_what_an_interrupted_command_says_is_shown(said, line):
     code = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_local, resolved, without_scheme
+from cloudmask.paths import is_local, resolved, unsigned, without_scheme
 
 OVERALL = "overall"
 """What all sets together are called in tables."""
@@ -106,10 +106,11 @@ def _read_csv(path: Path) -> list[Example]:
         raise ValueError(f"{path} lists no image")
     split_of: dict[str, str] = {}
     for example in examples:
-        other = split_of.setdefault(resolved(example.image), example.split)
+        image = unsigned(resolved(example.image))
+        other = split_of.setdefault(image, example.split)
         if other != example.split:
             raise ValueError(
-                f"{path} has {example.image} in {other} and in {example.split}: leave it in one, "
+                f"{path} has {image} in {other} and in {example.split}: leave it in one, "
                 "what was trained on scores too well"
             )
     return examples

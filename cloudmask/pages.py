@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.mask import threshold
-from cloudmask.paths import has_keys
+from cloudmask.paths import has_keys, unsigned
 from cloudmask.plots import Tile, draw_precision_recall, draw_reliability, draw_worst
 from cloudmask.results import Evaluation, Wrong
 from cloudmask.write import check_folder_of, replacing, without_nan, write_json
@@ -56,5 +56,7 @@ def _tile(wrong: Wrong, cut: float) -> Tile:
     pixels = np.nan_to_num(np.moveaxis(wrong.picture.to_numpy(), 0, -1))
     found = xr.DataArray(wrong.found, dims=("y", "x"))
     mask = found if found.dtype == np.uint8 else threshold(found, cut)
-    title = f"{wrong.example.set}: {Path(wrong.example.image).name}, {wrong.share:.0%} wrong"
+    title = (
+        f"{wrong.example.set}: {Path(unsigned(wrong.example.image)).name}, {wrong.share:.0%} wrong"
+    )
     return Tile(title, pixels.astype("uint8"), wrong.label.to_numpy(), mask.to_numpy())

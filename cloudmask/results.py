@@ -10,6 +10,7 @@ import xarray as xr
 
 from cloudmask.chunks import Block
 from cloudmask.manifest import OVERALL, Example
+from cloudmask.paths import unsigned
 from cloudmask.scores import Scores, Tally, best_threshold, intervals, score, sweep
 
 
@@ -51,7 +52,7 @@ class Evaluation:
     def _by_scene(self) -> dict[tuple[str, str], list[Tally]]:
         scenes: dict[tuple[str, str], list[Tally]] = {}
         for example, one in zip(self.examples, self.tallies, strict=True):
-            scenes.setdefault((example.set, example.scene), []).append(one)
+            scenes.setdefault((example.set, unsigned(example.scene)), []).append(one)
         return scenes
 
     def rows(self) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def check_run(
 
     Raises
     ------
-    ValueError, FileNotFoundError, FileExistsError, NotADirectoryError
+    ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError
     """
     if not _NAME.fullmatch(name):
         raise ValueError(

@@ -29,7 +29,7 @@ from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
-from cloudmask.paths import resolved
+from cloudmask.paths import resolved, unsigned
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
 from cloudmask.runs import check_disk, check_run, run_folder
@@ -119,8 +119,14 @@ def train(
 
 
 def _config(manifest: str | Path, examples: Sequence[Example], recipe: Recipe) -> dict[str, Any]:
+    def named(path: str) -> str:
+        return unsigned(resolved(path))
+
     packages = ("cloudmask", "tensorflow", "keras", "numpy", "dask", "rasterio")
-    rows = [replace(e, image=resolved(e.image), label=resolved(e.label)) for e in examples]
+    rows = [
+        replace(e, image=named(e.image), label=named(e.label), scene=unsigned(e.scene))
+        for e in examples
+    ]
     text = json.dumps([asdict(row) for row in rows])
     return {
         "manifest": str(manifest),

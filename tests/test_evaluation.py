@@ -155,6 +155,16 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
         write_evaluation(evaluation, out, overwrite=True)
 
 
+def test_tables_name_a_scene_without_what_signs_its_url(labelled):
+    found = evaluate_model(FakeModel(), read_examples(labelled), threshold=0.4)
+    signed = [replace(e, scene=f"https://h.org/{e.scene}?sig=secret") for e in found.examples]
+    told = json.dumps(
+        [replace(found, examples=signed).facts(), *replace(found, examples=signed).rows()]
+    )
+    assert "https://h.org/a0" in told
+    assert "secret" not in told
+
+
 def test_tables_hold_intervals_and_scenes(labelled, tmp_path):
     evaluation = evaluate_model(FakeModel(), read_examples(labelled), threshold=0.4)
     write_evaluation(evaluation, tmp_path / "out")

@@ -36,6 +36,13 @@ def test_paths_are_relative_to_the_manifest_and_the_rest_has_defaults(files):
         select_split(found, "test")
 
 
+def test_an_image_that_was_signed_twice_is_one_image(files):
+    url = "https://x.org/a.tif?se=1&sig="
+    rows = "".join(f"{url}{split},l.tif,{split}\n" for split in ("train", "val"))
+    with pytest.raises(ValueError, match=r"has https://x.org/a.tif in train and in val"):
+        read_examples(manifest(files, f"image,label,split\n{rows}"))
+
+
 def test_urls_stay_urls(files):
     text = "image,label,split\nhttps://x.org/a.tif,https://x.org/l.tif,train\n"
     assert read_examples(manifest(files, text))[0].image == "https://x.org/a.tif"

@@ -40,9 +40,9 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt) as error:
         # click hides what was said behind an empty Abort
         said = str(error.__cause__ or error)
-        goes_on = "segment" in sys.argv[1:2]
-        kept = "only what --resume goes on with" if goes_on else "nothing"
-        _fail(stderr, said or f"interrupted: {kept} was kept", 130)
+        of_segment = ": only what --resume goes on with was kept"
+        kept = of_segment if sys.argv[1:2] == ["segment"] else ""
+        _fail(stderr, said or f"interrupted{kept}", 130)
     except MemoryError as error:
         _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

@@ -164,14 +164,14 @@ def _radiometry(
 ) -> Pixels:
     """As stored, as reflectance, as the package stretches, or as people stretch for the eye."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.3:
         gain = math.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.02, 3))
         return image * gain + rng.normal(0, 0.01)
-    if kind < 0.5:
-        if dark:  # raw Landsat numbers and reflectance differ by an offset
-            return (image * 1.31 - 0.1) * math.exp(rng.normal(0.1, 0.25))
+    if dark and kind < 0.55:  # raw Landsat numbers and reflectance differ by an offset
+        return (image * 1.31 - 0.1) * math.exp(rng.normal(0.1, 0.25))
+    if kind < 0.45:
         return image * rng.uniform(0.25, 0.7) + rng.uniform(0, 0.1)
-    if kind < 0.65 or not dark:
+    if kind < 0.67 or not dark:
         image = np.clip(image, 1e-4, 1) ** math.exp(rng.normal(0, 0.2))
         gain = math.exp(rng.normal(0.05, 0.2)) * np.exp(rng.normal(0, 0.04, 3))
         return image * gain + rng.normal(0, 0.02)

@@ -26,7 +26,7 @@ from cloudmask.notes import (
     read_note,
     version_of_output,
 )
-from cloudmask.paths import is_remote, unsigned
+from cloudmask.paths import is_remote, unsigned, unsigned_in
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -167,9 +167,8 @@ def _outcomes(
         except Exception as error:  # whatever it is, it is this scene's
             logger.debug("traceback", exc_info=True)
             seconds = round(time.perf_counter() - begun, 2)
-            named = unsigned(scene)
-            said = as_options(first_line(error)).replace(scene, named)
-            return Outcome(named, str(output), None, None, seconds, "failed", said)
+            said = unsigned_in(as_options(first_line(error)))
+            return Outcome(unsigned(scene), str(output), None, None, seconds, "failed", said)
 
     rows = _read_summary(folder / "summary.csv") if resume else {}
     order = {output.name: number for number, output in enumerate(outputs)}

@@ -1,6 +1,7 @@
 """Paths and URLs, told apart, and what is read from small files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -61,6 +62,11 @@ def unsigned(path: str) -> str:
     if kept == items and not at:
         return path  # as it was written
     return url._replace(netloc=url.netloc.removeprefix(user + at), query="&".join(kept)).geturl()
+
+
+def unsigned_in(line: str) -> str:
+    """A line for people or logs, its URLs as `unsigned` leaves them."""
+    return re.sub(r"\w+://[^\s'\"]*[^\s'\":;,.)]", lambda found: unsigned(found[0]), line)
 
 
 def resolved(path: str) -> str:

@@ -218,12 +218,16 @@ def test_a_scene_that_was_signed_anew_is_kept_and_no_signature_is_written(
 ):
     url = server.url(make_scene(rng.integers(0, 255, (3, 64, 64), "uint8")))
     out, store = tmp_path / "out", tmp_path / "m.zarr"
+    said = []
     for day in ("1", "2"):
         signed = f"{url}?se={day}&sig=secret{day}"
-        run(signed, "--out-dir", out, "--resume", cwd=tmp_path)
-        run(signed, store, "--resume", cwd=tmp_path)
+        said.append(run(signed, "--out-dir", out, "--resume", cwd=tmp_path))
+        said.append(run(signed, store, "--resume", cwd=tmp_path))
     assert [row["status"] for row in summary(out).values()] == ["kept"]
-    run(f"{url}.gone?se=3&sig=secret3", "--out-dir", out, "--resume", cwd=tmp_path, check=1)
+    gone = f"{url}.gone?se=3&sig=secret3"
+    said.append(run(gone, "--out-dir", out, "--resume", cwd=tmp_path, check=1))
+    said.append(run(gone, store, "--overwrite", cwd=tmp_path, check=2))
+    assert not [line for line in said if "secret" in line.stdout + line.stderr]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 6
     assert not [path for path in written if b"secret" in path.read_bytes()]

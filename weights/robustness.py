@@ -31,6 +31,8 @@ EVERY = 4
 """Of the images without cloud one is taken."""
 CLEAR = "clear_rgb"
 """The set without any cloud."""
+LINEAR = ("cloudxnet_l8", "biome_l8", "cloud38_l8_raw")
+"""Sets that hold Landsat's numbers; the others stay as they are where reflectance is asked for."""
 
 
 def blurred(radius: float) -> Any:
@@ -49,6 +51,11 @@ def blurred(radius: float) -> Any:
 def times(factor: float) -> Any:
     """Brighter or darker."""
     return lambda pixels, label: (np.clip(pixels * factor, 0, 255), label)
+
+
+def reflectance(pixels: Array, label: Array) -> tuple[Array, Array]:
+    """Landsat's reflectance, times 255, of its numbers on the scale of their 16 bits."""
+    return np.clip(pixels * (65535 * 2e-5) - 0.1 * 255, 0, 255), label
 
 
 def stretched(pixels: Array, label: Array) -> tuple[Array, Array]:
@@ -81,6 +88,7 @@ CONDITIONS = {
     "blurred-1": blurred(1),
     "blurred-1.5": blurred(1.5),
     "blurred-2.5": blurred(2.5),
+    "reflectance": reflectance,
     "stretched": stretched,
     "brighter": times(1.4),
     "darker": times(0.7),
@@ -125,7 +133,9 @@ def main() -> None:
         for condition in dict.fromkeys(["as-is", *args.only]):
             tallies = defaultdict(list)
             for of_set, pixels, label in read:
-                seen, classes = CONDITIONS[condition](pixels, label)
+                is_told = condition != "reflectance" or of_set in LINEAR
+                change = CONDITIONS[condition if is_told else "as-is"]
+                seen, classes = change(pixels, label)
                 scene = xr.DataArray(seen.astype("float32"), dims=("band", "y", "x")).chunk()
                 tallies[of_set].append(tally(predict(scene, model).to_numpy(), classes))
             threshold = threshold or max(THRESHOLDS, key=lambda t: measure(tallies, t)[0])

@@ -4,7 +4,8 @@
 
 For a GPU that TensorFlow has no libraries for: it takes Keras, PyTorch, h5py, Pillow, tifffile
 and, of cloudmask, what needs no more than these. The teacher, a U-Net, learns from labels; the
-others, students, the mean of the labels and of what it just said. Where a set's labels are generous
+others, students, the mean of the labels and of what it just said. Without a GPU a U-Net is too slow:
+`still`, a `lite` that learns no more, teaches then. Where a set's labels are generous
 (`GENEROUS`), some students are told what a teacher that has to please all sets would talk them out
 of: labels alone, missed cloud weighing more. After it the teacher learns to miss less cloud.
 
@@ -30,7 +31,7 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.draw import Sampling
 
 Array = Any
-AVERAGE = 0.999
+AVERAGE = 0.998
 """Momentum of the moving average of weights."""
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.04
@@ -55,7 +56,7 @@ class Member:
     start: str
     """Weight file of STARTS."""
     rate: float
-    """Highest learning rate."""
+    """Highest learning rate; 0: only teaches."""
     teaches: bool = False
     encoder_share: float = 1.0
     """Of the rate, for layers of the encoder."""
@@ -66,6 +67,7 @@ class Member:
 
 
 MEMBERS = (
+    Member("still", "lite", "lite.weights.h5", 0, True),
     Member("unet", "unet_vgg16", "unet-f1.weights.h5", 3e-4, True, encoder_share=0.5),
     Member("slim", "unet_slim", "unet-slim.weights.h5", 8e-4),
     Member("slim_g", "unet_slim", "unet-slim.weights.h5", 8e-4, generous=2),
@@ -114,6 +116,13 @@ class Learner:
             weight_decay=WEIGHT_DECAY, fused=on_gpu, capturable=on_gpu,
         )  # fmt: skip
         self.rates, self.steps, self.graph, self.inputs = rates, 0, None, []
+
+    def say(self, pixels: Any) -> Any:
+        """Logits of what it has learned."""
+        import torch
+
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+            return self.twin(pixels, training=False)
 
     def learn(self, pixels: Any, aim: Any, weight: Any, progress: float) -> tuple[Any, Any]:
         """Take a step: loss and the logits before it, not waited for, and until the next step."""
@@ -183,8 +192,7 @@ class Learner:
             for at in range(0, len(pixels), batch):
                 part = slice(at, at + batch)
                 shown, label = to_device(pixels[part], labels[part], self.device)
-                with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
-                    logits = self.twin(shown, training=False)
+                logits = self.say(shown)
                 cloud, clear = label == CLOUD, label == CLEAR
                 for i, level in enumerate(levels):
                     found = logits >= level
@@ -300,7 +308,8 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of weight files; else random weights")
     parser.add_argument("--seconds", type=float, default=480, help="of training, without the rest")
     parser.add_argument("--seconds-f2", type=float, default=60, help="after it, for unet_f2")
-    parser.add_argument("--members", default=",".join(m.name for m in MEMBERS))
+    parser.add_argument("--members", default=",".join(m.name for m in MEMBERS if m.rate))
+    parser.add_argument("--rates", type=float, default=1, help="times the members' learning rates")
     parser.add_argument("--save-at", type=float, default=0.7, help="share after which to write")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--makers", type=int, default=os.cpu_count(), help="processes")
@@ -329,7 +338,8 @@ def main() -> None:
     # Of depthwise convolutions the search for the fastest algorithm does not come to an end.
     torch.backends.cudnn.benchmark = "cloudx" not in named
     args.out.mkdir(parents=True, exist_ok=True)
-    learners = [Learner(m, args.start, device) for m in MEMBERS if m.name in named]
+    members = [replace(m, rate=m.rate * args.rates) for m in MEMBERS if m.name in named]
+    learners = [Learner(member, args.start, device) for member in members]
     say(f"{len(learners)} networks on {device}")
     if args.time:
         time_steps(learners, sampling.batch_size, sampling.size, say)
@@ -351,6 +361,9 @@ def main() -> None:
             generous = torch.from_numpy(names == GENEROUS).to(device).reshape(-1, 1, 1, 1)
             losses, said = [], None
             for learner in learners:
+                if not learner.member.rate:
+                    said = learner.say(pixels)
+                    continue
                 aim, weight = aims(learner.member, label, generous, said)
                 value, logits = learner.learn(pixels, aim, weight, progress)
                 losses.append(value.clone())  # a replay overwrites it
@@ -367,16 +380,18 @@ def main() -> None:
             if save_at and progress >= save_at:
                 save_at, stopped = 0.0, time.monotonic()
                 for learner in learners:
-                    learner.write(args.out / f"{learner.member.name}_part.weights.h5")
+                    if learner.member.rate:
+                        learner.write(args.out / f"{learner.member.name}_part.weights.h5")
                 start += time.monotonic() - stopped
         return steps
 
     log: dict[str, Any] = {"scores": [], "losses": [], "mix": mix, "batch": sampling.batch_size}
     log["steps"] = run(learners, args.seconds, args.save_at)
     say(f"{log['steps']} steps")
-    for learner in learners:
+    learned = [learner for learner in learners if learner.member.rate]
+    for learner in learned:
         finish(learner)
-    teachers = [learner for learner in learners if learner.member.teaches]
+    teachers = [learner for learner in learned if learner.member.teaches]
     if teachers and args.seconds_f2:
         missed = Learner(MISSED, None, device)
         missed.begin(teachers[0].mean)

@@ -16,6 +16,7 @@ from cloudmask.cli.segment import segment
 from cloudmask.cli.tools import info, models, sample
 from cloudmask.cli.train import train
 from cloudmask.errors import as_options, first_line
+from cloudmask.paths import unsigned_in
 
 _GARBAGE = 100_000
 """Objects between two looks for garbage; at 700, imports are looked through for 0.7 s."""
@@ -63,7 +64,7 @@ def _open_streams() -> None:
 
 def _fail(stderr: int, line: str, code: int) -> NoReturn:
     with suppress(OSError):  # a log on a full disk
-        os.write(stderr, f"cloudmask: {line}\n".encode(errors="surrogateescape"))
+        os.write(stderr, f"cloudmask: {unsigned_in(line)}\n".encode(errors="surrogateescape"))
     _exit(code)
 
 

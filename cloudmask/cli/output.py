@@ -7,12 +7,21 @@ import sys
 import warnings
 from typing import Any
 
+from cloudmask.paths import unsigned_in
+
 
 def print_json(value: Any) -> None:
     """On stdout; NaN as null."""
     from cloudmask.write import without_nan
 
     print(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
+
+
+class _Unsigned(logging.Formatter):
+    """Logs are kept, and read by others than those whom a URL was signed for."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return unsigned_in(super().format(record))
 
 
 def log_to_stderr(*, quiet: bool) -> None:
@@ -22,7 +31,7 @@ def log_to_stderr(*, quiet: bool) -> None:
         "ignore", message="Dataset has no geotransform|The given matrix is equal"
     )
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("cloudmask: %(message)s"))
+    handler.setFormatter(_Unsigned("cloudmask: %(message)s"))
     logger = logging.getLogger("cloudmask")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.INFO)

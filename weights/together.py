@@ -4,8 +4,8 @@
 
 For a GPU that TensorFlow has no libraries for: it takes Keras, PyTorch, h5py, Pillow, tifffile
 and, of cloudmask, what needs no more than these. The teacher, a U-Net, learns from labels; the
-others, students, the mean of the labels and of what it just said. Without a GPU a U-Net is too slow:
-`still`, a `lite` that learns no more, teaches then. Where a set's labels are generous
+others, students, the mean of the labels and of what it just said. Without a GPU a U-Net is too
+slow: `still`, a `lite` that learns no more, teaches then. Where a set's labels are generous
 (`GENEROUS`), some students are told what a teacher that has to please all sets would talk them out
 of: labels alone, missed cloud weighing more. After it the teacher learns to miss less cloud.
 

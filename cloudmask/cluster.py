@@ -16,6 +16,7 @@ from typing import Any
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
+from cloudmask.checks import whole
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
 from cloudmask.write.stream import only_on
 
@@ -88,8 +89,8 @@ def connect(
     """
     if [scheduler, workers, gpus].count(None) != 2:
         raise ValueError("give one of: a scheduler's address, a number of workers, or GPUs")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}: give at least 1")
+    if workers is not None:
+        workers = whole("workers", workers, 1)
     with _client(scheduler, workers, gpus) as client, only_on(client):
         logger.info("dashboard at %s", client.dashboard_link)
         _wait_for_workers(client, timeout)

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from cloudmask.augment import AUGMENTATIONS, Source, patches
+from cloudmask.checks import real, settle, whole
 from cloudmask.pasting import Pixels, matte
 
 C = TypeVar("C")
@@ -33,17 +34,22 @@ class Sampling:
     augment: tuple[str, ...] = AUGMENTATIONS
     """What is done to patches."""
     mix: tuple[tuple[str, float], ...] = ()
-    """How often a set is drawn, for sets that are to differ from 1."""
+    """How often a set is drawn, for sets that are to differ from 1; a dict will do."""
 
     def __post_init__(self) -> None:
+        settle(
+            self,
+            size=whole("patch", self.size, 1),
+            batch_size=whole("batch size", self.batch_size, 1),
+            seed=whole("seed", self.seed, 0),
+            augment=tuple(self.augment),
+            mix=tuple((name, real("mix", times)) for name, times in dict(self.mix).items()),
+        )
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(
                 f"augment {', '.join(unknown)} is unknown: choose {', '.join(AUGMENTATIONS)}"
             )
-        for what, count in (("patch", self.size), ("batch size", self.batch_size)):
-            if count < 1:
-                raise ValueError(f"{what} is {count}: give at least 1")
         for name, weight in self.mix:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"mix draws {name} {weight} times: give a number of at least 0")

@@ -82,11 +82,10 @@ def enlarge(
     array = mask_or_probability(array)
     is_mask = array.dtype == np.uint8
     if threshold is not None:
-        check_threshold(threshold)
+        threshold = check_threshold(threshold)
         if is_mask:
             raise ValueError("a mask has been cut already: leave out the threshold")
-    if resampling not in ("bilinear", "nearest"):
-        raise ValueError(f"resampling is {resampling!r}: choose 'bilinear' or 'nearest'")
+    check_resampling(resampling)
     coarse, fine = grid_of(array), grid_of(like)
     if coarse.crs != fine.crs:
         raise ValueError(
@@ -132,6 +131,12 @@ def enlarge(
     }
     enlarged = xr.DataArray(data, kept, ("y", "x"), attrs=attributes, name=name)
     return fine.attach(enlarged)
+
+
+def check_resampling(resampling: str) -> None:
+    """Refuse what is no way to enlarge a probability, with a ValueError."""
+    if resampling not in ("bilinear", "nearest"):
+        raise ValueError(f"resampling is {resampling!r}: choose 'bilinear' or 'nearest'")
 
 
 def _map_pieces(

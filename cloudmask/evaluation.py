@@ -19,7 +19,7 @@ from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
 from cloudmask.mask import check_threshold
 from cloudmask.planes import open_label
-from cloudmask.prediction import predict
+from cloudmask.prediction import check_model, predict
 from cloudmask.results import Evaluation, Wrong
 from cloudmask.scores import Scores, Tally, score, tally
 
@@ -38,7 +38,7 @@ def evaluate(
     mask: xr.DataArray,
     label: xr.DataArray,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     cloud: tuple[int, ...] | None = None,
 ) -> Scores:
     """Compare a mask or a probability with a label of the same shape; computes both by chunk.
@@ -49,8 +49,9 @@ def evaluate(
         uint8: 0 clear, 1 cloud, 255 nodata; or probability, NaN where nodata.
     label : (y, x) DataArray
         uint8: 0 clear, 1 cloud, 255 not counted.
-    threshold : float
-        Probability from which a pixel is cloud.
+    threshold : float, optional
+        Probability from which a pixel is cloud, to the nearest half percent up to 0.995; by default
+        what the probability names as its own, or 0.5.
     cloud : tuple of int, optional
         Values of the label that mean cloud, where it has others than 0, 1 and 255.
 
@@ -65,9 +66,9 @@ def evaluate(
         Shapes or places differ, the label is no label, the mask no mask, or the threshold outside 0
         to 1.
     """
-    check_threshold(threshold)
     mask, label = in_order(mask, "y", "x"), in_order(label, "y", "x")
     truth = classes_of(label, Reading(cloud=cloud), "the label")
+    threshold = _cut(mask, threshold)
     found, _ = _tally_pair(_without_declared(mask), truth, "the label")
     _warn_of_nothing([found])
     return score([found], threshold)
@@ -114,6 +115,8 @@ def evaluate_model(
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
         return scene, predict(scene, model), label
 
+    check_model(model)
+    examples = tuple(examples)
     if not examples:
         raise ValueError("there are no examples: give some, as read_examples does")
     # Soon done: hours are lost if the last label has a flaw.
@@ -124,7 +127,7 @@ def evaluate_model(
 
 
 def evaluate_mask(
-    mask: str, label: str, reading: Reading | None = None, *, threshold: float = 0.5
+    mask: str, label: str, reading: Reading | None = None, *, threshold: float | None = None
 ) -> Evaluation:
     """Count a mask or a probability in a file against its label, as a single scene.
 
@@ -134,8 +137,8 @@ def evaluate_mask(
         Path or URL of what `open_label` opens.
     reading : Reading, optional
         Values of the label.
-    threshold : float
-        Probability from which a pixel is cloud.
+    threshold : float, optional
+        As for `evaluate`.
 
     Raises
     ------
@@ -151,7 +154,8 @@ def evaluate_mask(
         return (known * 255).expand_dims(band=3), found, truth
 
     example = Example(mask, label, split="", scene=mask, set="mask")
-    evaluation = _counted([example], see, threshold, lambda: None)
+    cut = _cut(open_label(mask), threshold)
+    evaluation = _counted([example], see, cut, lambda: None)
     (counted,) = evaluation.tallies
     if not (counted.clear[-1] or counted.cloud[-1]) and _has_255_alone(mask):
         logger.warning(
@@ -160,6 +164,13 @@ def evaluate_mask(
     if not counted.cloud.any():
         _warn_of_unscored_cloud([label], reading)
     return evaluation
+
+
+def _cut(found: xr.DataArray, threshold: float | None) -> float:
+    """The threshold in force for a mask, which has been cut already, or a probability."""
+    if threshold is None and found.dtype.kind == "f":
+        threshold = found.attrs.get("threshold")
+    return check_threshold(0.5 if threshold is None else threshold)
 
 
 def _without_declared(found: xr.DataArray) -> xr.DataArray:

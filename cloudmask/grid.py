@@ -12,6 +12,9 @@ from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
+PLACES = {"y": "row", "x": "column"}
+"""Coordinates that tell what part of a rotated scene a slice is: of the scene that had the
+GeoTransform among their attributes."""
 _MERCATORS = ("Popular Visualisation Pseudo Mercator", "Mercator (variant A)")
 
 
@@ -78,32 +81,37 @@ class Grid:
         return self.height > other.height or self.width > other.width
 
     def lies_elsewhere(self, other: "Grid") -> bool:
-        """Whether a grid of as many pixels is another one; not told where either has no CRS."""
-        if self.crs is None or other.crs is None:
+        """Whether a grid of as many pixels is another one; not told where either has no place."""
+        if self.transform.is_identity or other.transform.is_identity:
             return False
+        if self.crs is None or other.crs is None:
+            return not replace(self, crs=None).same_bounds(replace(other, crs=None))
         return not self.same_bounds(other)
 
     def attach(self, array: xr.DataArray) -> xr.DataArray:
         """Give `array`, whose last dimensions are y and x, this grid's coordinates and CRS."""
         t = self.transform
-        if t.b == 0 and t.d == 0:  # coordinates of pixel centres; a rotated grid has none per axis
-            array = array.assign_coords(
-                y=t.f + t.e * (np.arange(self.height) + 0.5),
-                x=t.c + t.a * (np.arange(self.width) + 0.5),
-            )
+        rows, columns = np.arange(self.height) + 0.5, np.arange(self.width) + 0.5
+        is_rotated = bool(t.b or t.d)
+        if not is_rotated:  # coordinates of pixel centres; a rotated grid has none per axis
+            array = array.assign_coords(y=t.f + t.e * rows, x=t.c + t.a * columns)
         if self.crs is not None:
             array = array.rio.write_crs(self.crs)
-        return array.rio.write_transform(t)
+        array = array.rio.write_transform(t)
+        if is_rotated:
+            place = {"units": "pixel", "GeoTransform": _geo_transform(array)}
+            array = array.assign_coords(row=("y", rows, place), column=("x", columns, place))
+        return array
 
 
 def grid_of(array: xr.DataArray) -> Grid:
     """The grid of a DataArray with dims y and x, as rioxarray reads it."""
     transform = array.rio.transform()
-    mapping = array.coords.get(array.rio.grid_mapping)
-    if mapping is not None and "GeoTransform" in mapping.attrs:
-        stored = Affine.from_gdal(*map(float, mapping.attrs["GeoTransform"].split()))
+    if text := _geo_transform(array):
+        stored = Affine.from_gdal(*map(float, text.split()))
         if stored.b or stored.d:  # rioxarray gives back most rotations, but not a quarter turn
-            transform = stored
+            transform = stored @ _within(array)
+            return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
     steps = {
         dim: _step(array, dim) for dim in ("y", "x") if dim in array.coords and array.sizes[dim] > 1
     }
@@ -112,6 +120,23 @@ def grid_of(array: xr.DataArray) -> Grid:
         # Every second pixel, say: the coordinates know, the stored transform does not.
         transform = _by_coordinates(array, transform, steps)
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
+
+
+def _geo_transform(array: xr.DataArray) -> str | None:
+    mapping = array.coords.get(array.rio.grid_mapping)
+    return None if mapping is None else mapping.attrs.get("GeoTransform")
+
+
+def _within(array: xr.DataArray) -> Affine:
+    """From pixels of a slice of a rotated scene to pixels of the scene."""
+    steps, starts = [], []
+    for dim in ("x", "y"):
+        place = array.coords.get(PLACES[dim])
+        if place is None or place.attrs.get("GeoTransform") != _geo_transform(array):
+            place = xr.DataArray([0.5], dims=dim)
+        steps.append(_step(array, PLACES[dim]) if place.size > 1 else 1.0)
+        starts.append(float(place[0]) - steps[-1] / 2)
+    return Affine.translation(*starts) @ Affine.scale(*steps)
 
 
 def _by_coordinates(array: xr.DataArray, stored: Affine, steps: dict[str, float]) -> Affine:
@@ -159,8 +184,10 @@ def _step(array: xr.DataArray, dim: str) -> float:
     step = float(values[1] - values[0])
     off = np.abs(values - np.linspace(values[0], values[-1], len(values))).max()
     if not (step and off <= abs(step) / 4):
+        steps = np.diff(values)
+        other = steps[np.abs(steps - step).argmax()]
         raise ValueError(
-            f"{dim} is not evenly spaced, from {step:g} to {np.diff(values).max():g}: write the "
+            f"{dim} is not evenly spaced, steps are {step:g} and {other:g}: write the "
             "parts one by one, or bring them to one grid (rio.reproject_match)"
         )
     return step

@@ -1,6 +1,6 @@
 """Images with their labels: opened lazily, checked, cut into chunks and read chunk by chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.augment import Source
+from cloudmask.checks import settle, whole
 from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
@@ -42,7 +43,15 @@ class Reading:
 
     def __post_init__(self) -> None:
         check_stretch(self.scale, self.stretch)
-        outside = [value for value in self.cloud or () if not 0 <= value <= NODATA]
+        for name in ("scale", "stretch"):
+            if (number := getattr(self, name)) is not None:
+                settle(self, **{name: float(number)})
+        if self.cloud is None:
+            return
+        if not isinstance(self.cloud, Iterable):
+            raise ValueError(f"cloud is {self.cloud!r}: give a tuple, such as (1,)")
+        settle(self, cloud=tuple(whole("cloud", value) for value in self.cloud))
+        outside = [value for value in self.cloud if not 0 <= value <= NODATA]
         if outside:
             raise ValueError(f"cloud is {outside[0]}: values of a label are 0 to {NODATA}")
 

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from dask.array.core import Array
 
+from cloudmask.checks import real
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 from cloudmask.grid import check_array
@@ -33,7 +34,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     ValueError
         `value` is outside 0 to 1, or `probability` no float: a mask has been cut already.
     """
-    check_threshold(value)
+    value = check_threshold(value)
     check_array(probability)
     if probability.dtype.kind != "f":
         raise ValueError(
@@ -97,10 +98,12 @@ def mask_or_probability(array: xr.DataArray) -> xr.DataArray:
     return array
 
 
-def check_threshold(value: float) -> None:
-    """Refuse a threshold outside 0 to 1 with a ValueError."""
-    if not (math.isfinite(value) and 0 <= value <= 1):
+def check_threshold(value: float) -> float:
+    """The threshold, as a float; a ValueError where it is none from 0 to 1."""
+    number = real("threshold", value)
+    if not 0 <= number <= 1:
         raise ValueError(f"threshold is {value}: give a probability from 0 to 1")
+    return number
 
 
 def mask_attributes(attributes: dict[str, Any], value: float) -> dict[str, Any]:

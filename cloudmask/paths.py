@@ -74,6 +74,11 @@ def resolved(path: str) -> str:
     return str(Path(path).resolve()) if is_local(path) else path
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two paths or URLs name one file, whatever links lead to it or who signed it."""
+    return unsigned(resolved(one)) == unsigned(resolved(other))
+
+
 def destination(path: str | Path) -> Path:
     """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
     path = without_scheme(str(path))

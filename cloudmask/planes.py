@@ -99,9 +99,10 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
 
     Returns
     -------
-    (y, x) DataArray
+    (y, x) DataArray, or (…, y, x) of a store that has more
         As stored: uint8 for a mask, 0 clear, 1 cloud, 255 nodata; float32 for a probability. A
-        nodata value that the file declares is its attribute `_FillValue`.
+        nodata value that the file declares is its attribute `_FillValue`, the threshold of a
+        probability or mask that cloudmask wrote its attribute `threshold`.
 
     Raises
     ------
@@ -133,4 +134,6 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     array = xr.DataArray(stored[0], dims=("y", "x"), name="label")
     if isinstance(facts["nodata"], float):
         array.attrs["_FillValue"] = facts["nodata"]
+    if (cut := reader.tags().get("CLOUDMASK_THRESHOLD")) is not None:
+        array.attrs["threshold"] = float(cut)
     return reader.grid.attach(array)

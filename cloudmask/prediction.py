@@ -8,14 +8,15 @@ import numpy as np
 import xarray as xr
 
 from cloudmask import chunks
+from cloudmask.checks import whole
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.grid import check_array, grid_of
 from cloudmask.mask import nan_where_declared, threshold
-from cloudmask.paths import resolved
+from cloudmask.paths import is_same, resolved
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import default_chunk
-from cloudmask.windows import WINDOWS
+from cloudmask.windows import OPENED, WINDOWS
 
 
 def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
@@ -67,11 +68,13 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
         Dimensions, type, number of bands or overlap do not fit.
     """
     _check(scene)
+    check_model(model)
     halo = check_overlap(model, overlap)
     given = scene
     scene = nan_where_declared(scene.transpose(..., "band", "y", "x"))
     step, depth = step_and_depth(scene.dtype, model.stride, halo)
-    pixels = _laid_out(da.asarray(scene.data), step, depth)
+    whole_scene = da.asarray(scene.data)
+    pixels = _laid_out(whole_scene, step, depth)
     blocks = Blocks(model, halo, depth - halo, tuple(map(chunks.edges, pixels.chunks[-2:])))
     meta = np.empty((0,) * (pixels.ndim - 1), "float32")
     windows = scene.encoding.get(WINDOWS)
@@ -105,7 +108,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
             "threshold": model.threshold,
             "overlap": halo,
             "model_grid": list(scene.shape[-2:]),  # which an enlarged mask does not show
-            **_source_of(given),
+            **_source_of(given, whole_scene.name),
             **getattr(model, "provenance", {"model": model.name}),
         },
         name="probability",
@@ -116,16 +119,19 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     return _placed_as(given, probability)
 
 
-def _source_of(scene: xr.DataArray) -> dict[str, Any]:
+def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
     """What `open_scene` noted of a scene; or else the file that another reader says it is from.
 
-    A file keeps attributes of the scene that it was made from.
+    A file keeps attributes of the scene that it was made from. Where the array is not the one that
+    `open_scene` returned, dask's name of it, `pixels`, tells it from others: that goes by what it
+    was made from, and how.
     """
     noted = {str(k): v for k, v in scene.attrs.items() if str(k).startswith("scene_")}
     source = scene.encoding.get("source")
-    if not isinstance(source, str) or noted.get("scene_source") == resolved(source):
-        return noted
-    return {"scene_source": resolved(source), "scene_version": version_of(source)}
+    if isinstance(source, str) and not is_same(str(noted.get("scene_source")), source):
+        noted = {"scene_source": resolved(source), "scene_version": version_of(source)}
+    is_as_opened = pixels == scene.encoding.get(OPENED)
+    return noted if is_as_opened else {**noted, "scene_pixels": pixels}
 
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
@@ -161,10 +167,17 @@ def _check(scene: xr.DataArray) -> None:
         )
 
 
+def check_model(model: object) -> None:
+    """Refuse what finds no clouds, such as a model's name, with a ValueError."""
+    if not callable(model) or not hasattr(model, "overlap"):
+        raise ValueError(f"the model is {model!r}: give what load_model returns")
+
+
 def check_overlap(model: Predictor, overlap: int | None) -> int:
     """The halo in force; a ValueError where `overlap` does not suit the model."""
     if overlap is None:
         return model.overlap
+    overlap = whole("overlap", overlap)
     if overlap < 0 or overlap % model.stride:
         nearest = chunks.round_up(max(overlap, 0), model.stride)
         raise ValueError(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloudmask.checks import real, settle, whole
 from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading
 from cloudmask.losses import make_loss
@@ -42,19 +43,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.weights is not None:
-            object.__setattr__(self, "weights", str(self.weights))  # JSON knows no paths
+            if not isinstance(self.weights, str | Path):
+                raise ValueError(f"weights is {self.weights!r}: give a model's name or its path")
+            settle(self, weights=str(self.weights))  # JSON knows no paths
         make_loss(self.loss)
+        settle(self, learning_rate=real("learning rate", self.learning_rate))
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning rate is {self.learning_rate}: give a number above 0")
         check_precision(self.precision)
-        counts = {
-            "steps": self.steps,
-            "patience": self.patience,
-            "validation patches": self.validation_patches,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ValueError(f"{name} is {count}: give at least 1")
+        settle(
+            self,
+            epochs=whole("epochs", self.epochs),
+            validation_patches=whole("validation patches", self.validation_patches, 1),
+        )
+        for name, least in (("steps", 1), ("patience", 1), ("freeze_epochs", None)):
+            if (count := getattr(self, name)) is not None:
+                settle(self, **{name: whole(name.replace("_", " "), count, least)})
+        for name, kind in (("sampling", Sampling), ("reading", Reading)):
+            if not isinstance(part := getattr(self, name), kind):
+                raise ValueError(f"{name} is {part!r}: give a {kind.__name__}")
         if self.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: choose {known}")

@@ -1,6 +1,7 @@
 """Models by name or by file: a small frozen card, which loads its network at its first call."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -128,7 +129,7 @@ def load_model(
     if architecture not in (None, *ARCHITECTURES):
         raise ValueError(f"architecture is {architecture!r}: choose {', '.join(ARCHITECTURES)}")
     registry = _registry()
-    name = str(name_or_path or registry["default"])
+    name = str(registry["default"] if name_or_path is None else name_or_path)
     entry = registry["models"].get(name)
     if entry is not None:
         path = weights_folder() / entry["file"]
@@ -182,7 +183,7 @@ def list_models() -> dict[str, dict[str, Any]]:
     dict
         For each name its card: architecture, threshold, GSD, training data, licences and scores.
     """
-    registry = _registry()
+    registry = deepcopy(_registry())
     return {
         name: {**entry, "default": name == registry["default"]}
         for name, entry in registry["models"].items()

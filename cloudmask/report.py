@@ -17,7 +17,7 @@ from cloudmask.grid import in_order
 from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination
 from cloudmask.stretch import brightened
-from cloudmask.write import check_output, replacing
+from cloudmask.write import check_ending, check_output, replacing
 
 _QUICKLOOK_SIDE = 1200
 _SOFTWARE = "cloudmask quicklook"
@@ -94,11 +94,13 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     Raises
     ------
     ValueError
-        `mask` has another shape, lies elsewhere, or is a probability; `scene` has other bands.
+        `mask` has another shape, lies elsewhere, or is a probability; `scene` has other bands;
+        `path` does not end in .png.
     OSError
         The folder is not there, or cannot be written in; or `path` is one.
     """
     path = destination(path)
+    check_ending(path, ".png")
     check_output(path, overwrite=True)
     scene, mask = in_order(scene, "band", "y", "x"), in_order(_only_mask(mask), "y", "x")
     if scene.sizes["band"] != 3:

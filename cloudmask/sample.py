@@ -1,5 +1,6 @@
 """A synthetic cloudy scene of any size with its exact label: for demo, tests and benchmarks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from cloudmask.checks import whole
 from cloudmask.chunks import Block
 from cloudmask.constants import HIGHEST_SEED, NODATA
 from cloudmask.write import check_output, replacing, writing
@@ -55,6 +57,9 @@ def write_sample(
         raise ValueError(f"{path} is no GeoTIFF name: let the sample end in .tif")
     if not 0 <= seed <= HIGHEST_SEED:
         raise ValueError(f"seed is {seed}: give a whole number from 0 to {HIGHEST_SEED}")
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"size is {size!r}: give a height and a width")
+    size = whole("height", size[0]), whole("width", size[1])
     if min(size) < 1:
         raise ValueError(f"size is {size[0]} × {size[1]}: give a height and a width above 0")
     label_path = path.with_name(f"{path.stem}_label.tif")

@@ -11,11 +11,12 @@ import numpy as np
 import xarray as xr
 
 from cloudmask import stretch as radiometry
+from cloudmask.checks import real
 from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader, open_reader
-from cloudmask.windows import WINDOWS, Chunk, Windows, open_lazily
+from cloudmask.windows import OPENED, WINDOWS, Chunk, Windows, open_lazily
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def open_scene(
     coords = {"band": list(reader.bands)}
     array = xr.DataArray(data, dims=("band", "y", "x"), coords=coords, name="scene")
     array.encoding["source"] = reader.path
+    array.encoding[OPENED] = data.name
     if grid == reader.grid:
         array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
     # Whoever reads or compares it later may have another working folder.
@@ -185,11 +187,11 @@ def check_resolution(gsd: float | None, resize_factor: float | None) -> None:
     """Refuse what is no resolution of any scene, and both at once, with a ValueError."""
     if gsd is not None and resize_factor is not None:
         raise ValueError("gsd and resize_factor are both given: choose one")
-    if resize_factor is not None and not (math.isfinite(resize_factor) and resize_factor >= 1):
+    if resize_factor is not None and not 1 <= real("resize_factor", resize_factor) < math.inf:
         raise ValueError(f"resize_factor is {resize_factor}: it must be 1 or more")
     if isinstance(gsd, str):
         raise ValueError(f"gsd is {gsd!r}: give metres, or leave it out for the scene's own pixels")
-    if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
+    if gsd is not None and not 0 < real("gsd", gsd) < math.inf:
         raise ValueError(f"gsd is {gsd}: give metres above 0")
 
 

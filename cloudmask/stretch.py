@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cloudmask.checks import real
 from cloudmask.chunks import Block
 
 
@@ -29,11 +30,11 @@ def check_stretch(scale: float | None, percent: float | None) -> None:
     """Refuse what is no scale, no percentile to clip at both ends, or both, with a ValueError."""
     if scale is not None and percent is not None:
         raise ValueError("scale and stretch are both given: choose one")
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
+    if scale is not None and not 0 < real("scale", scale) < math.inf:
         raise ValueError(
             f"scale is {scale}: give the positive value that maps to 255, such as 10000"
         )
-    if percent is not None and not 0 <= percent <= 49:
+    if percent is not None and not 0 <= real("stretch", percent) <= 49:
         raise ValueError(
             f"stretch is {percent}: give the percentile to clip at each end, 0 to 49 "
             "(2 is light, 5 medium, 10 heavy)"

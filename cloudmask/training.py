@@ -66,7 +66,8 @@ def train(
         Folder of the run's folder: config.json, history.json, history.png, logs for TensorBoard,
         checkpoint, and the model: card.json and NAME.weights.h5.
     resume : bool
-        Go on after the last finished epoch of a run that was stopped.
+        Go on after the last finished epoch of a run that was stopped; one that is finished is left
+        as it is.
     overwrite : bool
         Replace a run of this name. It lies in .NAME.replaced until this one is finished.
     batches : callable, optional
@@ -89,10 +90,15 @@ def train(
     OSError
         An image cannot be read, or the run cannot be written: the disk is full.
     """
-    recipe = recipe or Recipe()
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}: give a Recipe")
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
     folder = check_run(Path(runs), name, config, resume=resume, overwrite=overwrite)
+    if resume and (folder / CARD).exists():
+        logger.info("%s is finished", folder)
+        return load_model(folder)
     check_disk(folder, ARCHITECTURES[recipe.architecture].weights, resume=resume)
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")

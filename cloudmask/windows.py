@@ -9,6 +9,7 @@ import numpy as np
 from dask.array.core import Array
 from dask.blockwise import Blockwise
 
+from cloudmask.checks import whole
 from cloudmask.chunks import Block, edges, layout
 from cloudmask.grid import Grid
 from cloudmask.readers import Reader
@@ -21,6 +22,9 @@ Load = Callable[[slice, slice], Block]
 WINDOWS = "windows"
 """Key in an array's encoding: reads windows other than the array's chunks. Arrays on a coarser grid
 than the file's lack it: what chunks share in their halos would be averaged twice."""
+
+OPENED = "opened_as"
+"""Key in an array's encoding: the name of its dask array, as long as nothing was made of it."""
 
 # Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
 # the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
@@ -102,12 +106,13 @@ def open_lazily(
 def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:
     """Chunks for (y, x) of about that size; a ValueError for what cannot be one."""
     if isinstance(chunk, tuple) and all(isinstance(lengths, tuple) for lengths in chunk):
-        if tuple(map(sum, chunk)) != (grid.height, grid.width):
+        rows, columns = (tuple(whole("chunk", n, 1) for n in lengths) for lengths in chunk)
+        if (sum(rows), sum(columns)) != (grid.height, grid.width):
             raise ValueError(
                 f"chunk adds up to {' × '.join(str(sum(lengths)) for lengths in chunk)} pixels: "
                 f"the scene has {grid.height} × {grid.width}"
             )
-        return chunk
+        return rows, columns
     if not isinstance(chunk, int | np.integer):
         raise ValueError(
             f"chunk is {chunk!r}: give a number of pixels, such as 2048, or dask's chunks of y and "

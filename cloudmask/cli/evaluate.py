@@ -19,7 +19,7 @@ from cloudmask.cli.output import log_to_stderr, print_json
 @click.option(
     "--threshold",
     type=float,
-    help="Cloud from this probability on, to half a percent; default: the model's, 0.5 for a MASK.",
+    help="Cloud from this probability on, to half a percent; default: the model's.",
 )
 @reading_options
 @precision_option
@@ -66,8 +66,7 @@ def evaluate(
     if is_mask:
         given = {"split": split, "precision": precision, "scale": reading.scale}
         _refuse(given | {"stretch": reading.stretch}, "a MODEL")
-        cut = 0.5 if threshold is None else threshold
-        evaluation = evaluate_mask(what, against[0], reading, threshold=cut)
+        evaluation = evaluate_mask(what, against[0], reading, threshold=threshold)
         about = {"mask": what, "label": against[0]}
     else:
         model = load_model(what, precision=precision)

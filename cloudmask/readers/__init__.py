@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloudmask.checks import real
 from cloudmask.paths import is_local, is_zarr, without_scheme
 from cloudmask.readers.protocol import Reader, band_numbers, listed
 from cloudmask.readers.raster import open_raster
@@ -22,6 +23,8 @@ def open_reader(path: str, bands: Sequence[int], nodata: float | None) -> Reader
     bands = band_numbers(bands)
     if not bands or min(bands) < 1:
         raise ValueError(f"bands are {listed(bands)}: they count from 1")
+    if nodata is not None:
+        real("nodata", nodata)
     path = without_scheme(path)
     is_dataset = re.match(r"[A-Za-z][A-Za-z0-9_]+:", path) is not None  # GDAL's name of a part
     if is_local(path) and (not is_dataset or Path(path).exists()):

@@ -125,6 +125,12 @@ class RasterReader:
                 "offsets": [dataset.offsets[band - 1] for band in self.bands],
             }
 
+    def tags(self) -> dict[str, str]:
+        """What the file says of itself."""
+        with self._open(keep=False) as dataset:
+            tags: dict[str, str] = dataset.tags()
+            return tags
+
     def _read(
         self, window: Window, shape: tuple[int, ...], resampling: Resampling
     ) -> tuple[Block, bool]:
@@ -148,7 +154,7 @@ class RasterReader:
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
-                ) from error
+                ) from None  # of a worker: GDAL's own errors cannot be sent
             with nullcontext() if keep else dataset:
                 yield dataset
 
@@ -164,7 +170,7 @@ class RasterReader:
                 f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
                 f"{window.col_off + window.width:.0f}{reason}: "
                 f"{first_line(error.__cause__ or error)}"
-            ) from error
+            ) from None
 
     def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> tuple[Block, bool]:
         values = dataset.read(self.bands, **how)

@@ -2,6 +2,7 @@
 
 from cloudmask.write.output import (
     PROVENANCE,
+    check_ending,
     check_folder_of,
     check_output,
     full_disk,
@@ -18,6 +19,7 @@ from cloudmask.write.zarr import write_zarr
 
 __all__ = [
     "PROVENANCE",
+    "check_ending",
     "check_folder_of",
     "check_output",
     "check_store",

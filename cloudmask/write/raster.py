@@ -14,15 +14,15 @@ import rasterio.shutil
 import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
-from cloudmask.enlarging import enlarge
+from cloudmask.enlarging import check_resampling, enlarge
 from cloudmask.grid import check_array
 from cloudmask.mask import mask_or_probability
 from cloudmask.mask import threshold as cut
-from cloudmask.paths import destination, resolved, unsigned
+from cloudmask.paths import destination, is_same
 from cloudmask.planes import open_label, open_valid
 from cloudmask.stopwatch import timed
 from cloudmask.watch import watched_by
-from cloudmask.write.output import check_output, replacing, writing
+from cloudmask.write.output import check_ending, check_output, replacing, writing
 from cloudmask.write.overviews import halved
 from cloudmask.write.staging import stage_raster, verify
 
@@ -78,7 +78,9 @@ def write_cog(
     probabilities), and memory for the chunks in flight only.
     """
     path = destination(path)
+    check_ending(path, ".tif", ".tiff")
     check_output(path, overwrite=overwrite)
+    check_resampling(resampling)
     if compress not in _COMPRESSIONS:
         raise ValueError(f"compress is {compress!r}: choose {' or '.join(_COMPRESSIONS)}")
     array = _as_file(array, like, threshold, resampling)
@@ -112,6 +114,7 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
     `array`, `path`, `overwrite` and errors as for `write_cog`; `array` must be a mask.
     """
     path = destination(path)
+    check_ending(path, ".png")
     check_output(path, overwrite=overwrite)
     array = _plane(array)
     if array.dtype != np.uint8:
@@ -160,7 +163,7 @@ def _as_file(
 
 def _as_opened(array: xr.DataArray, path: str) -> dict[str, Any]:
     """Bands and nodata that `open_scene` was told, if it was this file that it opened."""
-    if unsigned(str(array.attrs.get("scene_source"))) != unsigned(resolved(path)):
+    if not is_same(str(array.attrs.get("scene_source")), path):
         return {}
     noted = {name: array.attrs.get(f"scene_{name}") for name in ("bands", "nodata")}
     # A GeoTIFF keeps attributes as text.

@@ -16,11 +16,11 @@ from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
-from cloudmask.grid import Grid, check_array, grid_of
+from cloudmask.grid import PLACES, Grid, check_array, grid_of
 from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
-from cloudmask.write.output import PROVENANCE, without_nan
+from cloudmask.write.output import PROVENANCE, check_ending, without_nan
 from cloudmask.write.overviews import halved
 from cloudmask.write.partial import Partial, check_same, check_store, is_store, partial_store
 from cloudmask.write.stream import Window, stream
@@ -92,6 +92,7 @@ def write_zarr(
     beside `path`.
     """
     path = destination(path)
+    check_ending(path, ".zarr")
     check_array(array)
     if array.dims[-2:] != ("y", "x"):
         raise ValueError(
@@ -107,6 +108,7 @@ def write_zarr(
     lazy = {key: value for key, value in array.coords.items() if value.chunks is not None}
     array = array.assign_coords({key: value.compute() for key, value in lazy.items()})
     array = grid.attach(_uniform_chunks(array)).rename(name)
+    array = array.drop_vars(PLACES.values(), errors="ignore")
     if (source := array.attrs.get("scene_source")) is not None:
         array = array.assign_attrs(scene_source=unsigned(source))
     levels = _levels(grid) if multiscale else []

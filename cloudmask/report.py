@@ -99,8 +99,8 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     OSError
         The folder is not there, or cannot be written in; or `path` is one.
     """
-    path = destination(path)
     check_ending(path, ".png")
+    path = destination(path)
     check_output(path, overwrite=True)
     scene, mask = in_order(scene, "band", "y", "x"), in_order(_only_mask(mask), "y", "x")
     if scene.sizes["band"] != 3:

@@ -12,13 +12,23 @@ from conftest import FakeModel
 from PIL import Image
 from rasterio.crs import CRS
 
-from cloudmask import evaluate, evaluate_model, open_label, predict, read_examples
+from cloudmask import (
+    evaluate,
+    evaluate_model,
+    open_label,
+    predict,
+    read_examples,
+    write_cog,
+    write_zarr,
+)
 from cloudmask.constants import CLOUD, NODATA
 from cloudmask.evaluation import evaluate_mask
 from cloudmask.grid import Grid
 from cloudmask.labelled import Reading
 from cloudmask.pages import write_evaluation
 from cloudmask.scene import open_scene
+
+UTM = CRS.from_epsg(32633)
 
 
 def plane(values):
@@ -308,10 +318,35 @@ def test_255_may_mean_cloud(labelled):
 
 
 def test_a_mask_elsewhere_is_refused():
-    one = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), CRS.from_epsg(32633))
+    one = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), UTM)
     other = replace(one, transform=one.transform @ Affine.translation(1, 0))
     with pytest.raises(ValueError, match="the mask lies elsewhere than the label"):
         evaluate(one.attach(plane([[0, 1, 0, 1]])), other.attach(plane([[0, 1, 0, 1]])))
+
+
+def test_a_mask_elsewhere_is_refused_without_a_crs():
+    one = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), None)
+    other = Grid(1, 4, Affine(10, 0, 500_010, 0, -10, 4_000_000), UTM)
+    mask = plane([[0, 1, 0, 1]])
+    for theirs in (other, replace(other, crs=None)):
+        with pytest.raises(ValueError, match="the mask lies elsewhere than the label"):
+            evaluate(one.attach(mask), theirs.attach(mask))
+    assert evaluate(one.attach(mask), mask).f1 == 1  # such as a PNG's, which lies nowhere
+
+
+def test_a_probability_is_cut_where_it_says(tmp_path):
+    grid = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), UTM)
+    values = np.array([[0.1, 0.52, 0.58, 0.9]], "float32")
+    probability = grid.attach(plane([[0, 0, 0, 0]]) + values).assign_attrs(threshold=0.55)
+    label = grid.attach(plane([[0, 0, 1, 1]]))
+    assert evaluate(probability, label).f1 == 1
+    assert evaluate(probability, label, threshold=0.5).precision == pytest.approx(2 / 3)
+    write_cog(label, tmp_path / "label.tif")
+    for write, name in ((write_cog, "p.tif"), (write_zarr, "p.zarr")):
+        write(probability, tmp_path / name)
+        found = evaluate_mask(str(tmp_path / name), str(tmp_path / "label.tif"))
+        assert found.threshold == 0.55
+        assert found.facts()["overall"]["f1"] == 1
 
 
 def test_values_of_a_mask_s_label_may_mean_cloud():
@@ -374,6 +409,13 @@ def test_an_image_of_one_band_is_told_what_it_lacks(labelled):
     Image.open(example.image).convert("L").save(example.image)
     with pytest.raises(ValueError, match="has 1 of the three bands that an image has here"):
         evaluate_model(FakeModel(), [example])
+
+
+def test_examples_may_come_one_by_one(labelled):
+    examples = read_examples(labelled)
+    one_by_one = evaluate_model(FakeModel(), iter(examples))
+    assert one_by_one.examples == tuple(examples)
+    assert one_by_one.facts()["overall"] == evaluate_model(FakeModel(), examples).facts()["overall"]
 
 
 def test_of_no_examples_nothing_is_told():

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import pickle
+import shutil
 
 import dask
 import dask.array
@@ -12,6 +13,7 @@ import pytest
 import rasterio
 import rioxarray
 import xarray as xr
+from affine import Affine
 from conftest import FakeModel
 from distributed import Client
 
@@ -179,12 +181,14 @@ def test_a_store_may_be_named_by_a_url_of_this_machine(scene, tmp_path):
 def test_a_file_does_not_take_the_place_of_a_store_nor_of_a_folder(scene, tmp_path):
     mask = segment(scene, MODEL)
     write_zarr(mask, tmp_path / "m.zarr")
-    (tmp_path / "folder").mkdir()
-    for write in (write_cog, write_png):
+    for write, suffix in ((write_cog, ".tif"), (write_png, ".png")):
+        store = tmp_path / f"m{suffix}"
+        store.symlink_to(tmp_path / "m.zarr")
         with pytest.raises(IsADirectoryError, match="is a directory: name a file"):
-            write(mask, tmp_path / "m.zarr", overwrite=True)
+            write(mask, store, overwrite=True)
+    (tmp_path / "folder.png").mkdir()
     with pytest.raises(IsADirectoryError, match="is a directory: name a file"):
-        quicklook(scene, mask, tmp_path / "folder")
+        quicklook(scene, mask, tmp_path / "folder.png")
     np.testing.assert_array_equal(open_label(tmp_path / "m.zarr"), mask)
 
 
@@ -245,6 +249,118 @@ def test_a_file_that_kept_attributes_of_its_scene_is_another_file(folder, tmp_pa
     with pytest.raises(ValueError, match=r"another scene source .*a\.tif, now .*b\.tif"):
         write_zarr(other, tmp_path / "p.zarr", resume=True)
     write_cog(other, tmp_path / "m.tif", like=tmp_path / "b.tif")
+
+
+def test_a_scene_behind_a_link_keeps_what_was_told_of_it(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    scene, pixels = linked / "scene.tif", open_scene(folder / "scene.tif").to_numpy()
+    nodata = int(pixels[0, 150, 200])
+    hidden = int((pixels == nodata).any(axis=0).sum())
+    coarse = predict(open_scene(scene, resize_factor=2, nodata=nodata), MODEL)
+    write_cog(coarse, tmp_path / "m.tif", like=scene)
+    assert int((open_label(tmp_path / "m.tif") == 255).sum()) == hidden
+    write_zarr(predict(open_scene(scene, scale=255), MODEL), tmp_path / "p.zarr")
+    with pytest.raises(ValueError, match="made from another scene radiometry"):
+        write_zarr(predict(open_scene(scene, scale=200), MODEL), tmp_path / "p.zarr", resume=True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda scene: scene // 2,  # has no attributes any more
+        lambda scene: (scene // 2).assign_attrs(scene.attrs),
+        lambda scene: scene.copy(data=scene.to_numpy() // 2),
+        lambda scene: xr.concat([scene, scene // 2], "time", join="override")[1],
+    ],
+)
+def test_a_store_of_other_pixels_is_not_resumed(scene, tmp_path, changed):
+    own, other = segment(scene, MODEL), segment(changed(scene).astype("uint8"), MODEL)
+    for one in (own, other):
+        write_zarr(one, tmp_path / "m.zarr", overwrite=True)
+        write_zarr(one, tmp_path / "m.zarr", resume=True)
+    with pytest.raises(ValueError, match=r"made from another (scene|chunks)"):
+        write_zarr(own, tmp_path / "m.zarr", resume=True)
+
+
+def test_a_threshold_of_numpy_is_that_of_python(scene, tmp_path):
+    probability = predict(scene, MODEL, overlap=np.int64(16))
+    write_zarr(threshold(probability, np.float32(0.5)), tmp_path / "m.zarr")
+    write_zarr(segment(scene, MODEL, overlap=16), tmp_path / "m.zarr", resume=True)
+
+
+def test_a_slice_of_a_rotated_scene_lies_where_it_did(make_scene, rng, tmp_path):
+    turned = Affine.translation(4e5, 1.3e6) @ Affine.rotation(20) @ Affine.scale(10, -10)
+    pixels = rng.integers(0, 255, (3, 60, 80), "uint8")
+    scene = open_scene(make_scene(pixels, crs="EPSG:32637", transform=turned))
+    part = scene.isel(y=slice(20, 52), x=slice(16, 80))
+    expected = turned @ Affine.translation(16, 20)
+    write_cog(segment(part, MODEL), tmp_path / "m.tif")
+    write_zarr(segment(part, MODEL), tmp_path / "m.zarr")
+    for name in ("m.tif", "m.zarr"):
+        assert grid_of(open_label(tmp_path / name)).transform.almost_equals(expected)
+    thin = scene.isel(y=slice(20, None, 2), x=slice(16, None, 4))
+    thinned = turned @ Affine.translation(14.5, 19.5) @ Affine.scale(4, 2)
+    assert grid_of(thin).transform.almost_equals(thinned)
+    told = part.rio.write_transform(expected)  # as rioxarray does after cutting
+    assert grid_of(told).transform.almost_equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "message"),
+    [
+        (write_cog, "m.zarr", r"let it end in \.tif or \.tiff"),
+        (write_zarr, "m.tif", r"let it end in \.zarr"),
+        (write_png, "m.tif", r"let it end in \.png"),
+        (lambda mask, path: quicklook(mask.expand_dims(band=3), mask, path), "s.tif", r"in \.png"),
+    ],
+)
+def test_a_name_that_readers_would_take_for_another_kind_is_refused(
+    scene, tmp_path, write, name, message
+):
+    (tmp_path / name).write_bytes(b"kept")
+    with pytest.raises(ValueError, match=rf"{name} ends in .*{message}"):
+        write(segment(scene, MODEL), tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda scene: predict(scene, "lite"), "the model is 'lite': give what load_model returns"),
+        (lambda scene: predict(scene, MODEL, overlap=16.0), "overlap is 16.0: give a whole number"),
+        (lambda scene: segment(scene, MODEL, overlap="16"), "overlap is '16': give a whole number"),
+        (lambda scene: threshold(predict(scene, MODEL), "0.5"), "threshold is '0.5'"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], scale="1"), "scale is '1'"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], stretch=[2]), r"stretch is \[2\]"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], nodata="0"), "nodata is '0'"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], gsd=[30]), r"gsd is \[30\]"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], resize_factor="2"), "factor is '2'"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], chunk=((3e2,), (4e2,))), "300.0"),
+        (lambda _: cloudmask.load_model(""), "no model is called ''"),
+        (lambda _: write_sample("s.tif", size=100), "size is 100: give a height and a width"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_and_no_model_is_named(scene, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(scene)
+
+
+def test_cards_of_models_are_the_caller_s_own():
+    cloudmask.list_models()["lite"]["gsd_range"][1] = 9999
+    assert cloudmask.load_model("lite").gsd_range[1] < 9999
+
+
+def test_an_error_of_a_reader_comes_back_from_a_worker_as_it_is(folder, tmp_path):
+    path = tmp_path / "s.tif"
+    shutil.copy(folder / "scene.tif", path)
+    mask = segment(open_scene(path), MODEL)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with (
+        Client(n_workers=1, threads_per_worker=1, dashboard_address=":0"),
+        pytest.raises(OSError, match=r"s\.tif cannot be read .* truncated or damaged"),
+    ):
+        mask.compute()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -26,6 +26,7 @@ from cloudmask.evaluation import evaluate
 from cloudmask.labelled import Reading, labelled_chunks
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import build_network
+from cloudmask.registry import CARD
 from cloudmask.sample import write_sample
 from cloudmask.weightfile import read_weights
 
@@ -430,6 +431,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
         ({"encoder_weights": "hed"}, "lite has no VGG16 encoder: leave its weights out"),
         ({"freeze_epochs": 1}, "lite has no encoder to freeze: freeze 0 epochs"),
         ({"architecture": "unet_vgg16", "freeze_epochs": 1}, "freeze random weights: give some"),
+        ({"epochs": 1.5}, "epochs is 1.5: give a whole number"),
+        ({"learning_rate": "1e-3"}, "learning rate is '1e-3': give a number"),
+        ({"reading": {}}, "reading is {}: give a Reading"),
+        ({"weights": object}, "weights is .*: give a model's name or its path"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, match):
@@ -443,11 +448,29 @@ def test_a_recipe_that_cannot_work_is_refused(changes, match):
         ({"augment": ("turns",)}, "augment turns is unknown: choose turn, scale"),
         ({"mix": (("a", -1.0),)}, "mix draws a -1.0 times: give a number of at least 0"),
         ({"batch_size": 0}, "batch size is 0: give at least 1"),
+        ({"batch_size": 2.5}, "batch size is 2.5: give a whole number"),
+        ({"seed": -1}, "seed is -1: give at least 0"),
     ],
 )
 def test_a_sampling_that_cannot_work_is_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         Sampling(**changes)
+
+
+def test_choices_in_numpy_s_types_and_as_a_dict_are_python_s():
+    sampling = Sampling(seed=np.int64(3), mix={"a": np.float32(2)})
+    reading = Reading(cloud=[np.int64(1)], scale=np.float32(255))
+    recipe = Recipe(learning_rate=np.float64(1e-3), sampling=sampling, reading=reading)
+    written = json.loads(json.dumps(asdict(recipe)))
+    assert written["sampling"]["mix"] == [["a", 2.0]]
+    assert written["reading"] == {"scale": 255.0, "stretch": None, "cloud": [1]}
+    hash(recipe)
+
+
+@pytest.mark.parametrize("cloud", [1, (1.5,), (-1,), (256,)])
+def test_values_that_no_label_has_are_refused(cloud):
+    with pytest.raises(ValueError, match="cloud is"):
+        Reading(cloud=cloud)
 
 
 @pytest.mark.parametrize(
@@ -570,12 +593,23 @@ def test_damaged_notes_of_a_run_are_one_line(tiny_run, tiles, tmp_path, content)
 def test_a_run_in_float16_resumes_with_its_loss_scale(tiles, tmp_path):
     """Keras warns of what it does not load, and warnings are errors here."""
     recipe = replace(TINY, precision="float16", epochs=1)
-    for resume in (False, True):
-        train(tiles, "half", recipe, runs=tmp_path, resume=resume)
+    train(tiles, "half", recipe, runs=tmp_path)
+    (tmp_path / "half" / CARD).unlink()  # as if it had ended before its model was written
+    train(tiles, "half", recipe, runs=tmp_path, resume=True)
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_run, tiles, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("*.*")}
+    monkeypatch.chdir(tiles.parent)
+    again = train(tiles.name, "tiny", TINY, runs=tmp_path, resume=True)  # the manifest's short name
+    assert again.sha256 == load_model(tiny_run).sha256
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("*.*")} == before
 
 
 def test_a_manifest_spelled_otherwise_is_the_same(tiny_run, tiles, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "tiny")
+    (tmp_path / "tiny" / CARD).unlink()
     monkeypatch.chdir(tiles.parent)
     again = train(tiles.name, "tiny", TINY, runs=tmp_path, resume=True)
     assert again.threshold == load_model(tiny_run).threshold

@@ -154,7 +154,7 @@ class RasterReader:
             except rasterio.errors.RasterioIOError as error:
                 raise OSError(
                     f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
-                ) from None  # of a worker: GDAL's own errors cannot be sent
+                ) from _sendable(error)
             with nullcontext() if keep else dataset:
                 yield dataset
 
@@ -165,12 +165,12 @@ class RasterReader:
             yield
         except rasterio.errors.RasterioIOError as error:
             reason = "" if is_remote(self.path) else ", it is truncated or damaged"
+            cause = first_line(error.__cause__ or error)
             raise OSError(
                 f"{self.path} cannot be read at rows {window.row_off:.0f}–"
                 f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
-                f"{window.col_off + window.width:.0f}{reason}: "
-                f"{first_line(error.__cause__ or error)}"
-            ) from None
+                f"{window.col_off + window.width:.0f}{reason}: {cause}"
+            ) from _sendable(error)
 
     def _values(self, dataset: rasterio.DatasetReader, how: dict[str, Any]) -> tuple[Block, bool]:
         values = dataset.read(self.bands, **how)
@@ -186,6 +186,12 @@ class RasterReader:
         is_spoilt = is_mean and bool((valid & ~finite).any())
         values[~(valid & finite)] = np.nan
         return values, is_spoilt
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that a worker can send to its client: GDAL's own, behind rasterio's, are not."""
+    error.__cause__ = error.__context__ = None
+    return error
 
 
 def _interruptibly(call: Callable[[], T]) -> T:

@@ -29,10 +29,11 @@ _PATTERN = frozenset("*?[]#")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_ending(path: Path, *endings: str) -> None:
+def check_ending(path: str | Path, *endings: str) -> None:
     """Refuse a name that readers would take for another kind of file, with a ValueError."""
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"{path} ends in {path.suffix!r}: let it end in {' or '.join(endings)}")
+    suffix = Path(str(path)).suffix
+    if suffix.lower() not in endings:
+        raise ValueError(f"{path} ends in {suffix!r}: let it end in {' or '.join(endings)}")
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask.locks import alone
-from cloudmask.paths import is_remote, is_zarr, locate
+from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import check_free, check_place, full_disk, move
 from cloudmask.write.stream import active_client, gone
 
@@ -154,8 +154,7 @@ def check_store(path: Path, *, overwrite: bool, resume: bool = False) -> None:
     is_ours = (overwrite or resume) and is_remote(path) and Partial.of(path).has_begun
     check_free(path, overwrite=overwrite or is_ours or (resume and is_store(path)))
     if not (is_ours or is_store(path) or (path / ".zgroup").exists()):
-        kind = FileExistsError if is_zarr(path) else IsADirectoryError
-        raise kind(f"{path} is a directory, but no Zarr store: choose another name")
+        raise FileExistsError(f"{path} is a directory, but no Zarr store: choose another name")
 
 
 def is_store(path: Path) -> bool:

@@ -77,8 +77,8 @@ def write_cog(
     these. Needs height × width × 4/3 bytes of disk beside `path` while it works (× 4 for
     probabilities), and memory for the chunks in flight only.
     """
-    path = destination(path)
     check_ending(path, ".tif", ".tiff")
+    path = destination(path)
     check_output(path, overwrite=overwrite)
     check_resampling(resampling)
     if compress not in _COMPRESSIONS:
@@ -113,8 +113,8 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
 
     `array`, `path`, `overwrite` and errors as for `write_cog`; `array` must be a mask.
     """
-    path = destination(path)
     check_ending(path, ".png")
+    path = destination(path)
     check_output(path, overwrite=overwrite)
     array = _plane(array)
     if array.dtype != np.uint8:

@@ -91,8 +91,8 @@ def write_zarr(
     overviews by ``multiscales`` (GeoZarr). Until it is complete the store is ``.NAME.partial``
     beside `path`.
     """
-    path = destination(path)
     check_ending(path, ".zarr")
+    path = destination(path)
     check_array(array)
     if array.dims[-2:] != ("y", "x"):
         raise ValueError(

@@ -75,8 +75,8 @@ def write_zarr(
         Replace an existing store, once the new one is complete.
     resume : bool
         Go on with a run that was stopped, and keep what is done if this one fails; a complete store
-        made from the same is left as it is. What is the same goes by what the array says of itself:
-        scenes are told apart by their files, pixels that were changed in memory are not.
+        made from the same is left as it is. Scenes that `open_scene` opened are told apart by their
+        files, other arrays by the names that dask gives them, which go by how they were made.
 
     Raises
     ------

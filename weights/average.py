@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from pool import READING
-from runs import read_card, write_run
+from runs import check_new, read_card, write_run
 
 from cloudmask.cli.options import Mix
 from cloudmask.dataset import training_batches
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    check_new(args.run)
     card = read_card(args.like or args.models[0])
     models = [load_model(name) for name in args.models]
     start_tensorflow()

@@ -1,6 +1,6 @@
 """Teach a network what a U-Net says of patches, beside their labels.
 
-    python weights/distil.py MANIFEST NAME POOL --weights runs/slim
+    python weights/distil.py MANIFEST NAME POOL --architecture unet_slim --weights runs/slim
 
 POOL is of `pool.py`: the teacher is slow, so it was asked once. Its patches are turned, mirrored,
 cropped, enlarged, given other texture and tinted whenever they are drawn; the teacher saw them as

@@ -4,7 +4,7 @@
 
 POOL gets augmented patches of the split `train` (pixels.npy), the mean of their label and of what
 the model says (targets.npy), and what it was made from (pool.json). Of two models it is the
-mean of their logits. `slim.py` and `distil.py` take it from there.
+mean of their logits. `distil.py` takes it from there; `slim.py`, too, if a U-Net was asked.
 """
 
 import argparse

@@ -76,6 +76,12 @@ def main() -> None:
         for item in known["training_data"]
         if "licence" in item
     }
+    licences |= {i["set"]: i["licence"] for i in card["training_data"] if "licence" in i}
+    if unknown := {item["set"] for item in card["training_data"]} - licences.keys():
+        cards = f"training_data of {options.run / CARD}"
+        parser.error(f"{', '.join(sorted(unknown))}: add the licence to {cards}")
+    if f"weights/{file}" not in (HERE.parent / "pyproject.toml").read_text():
+        parser.error(f"wheels would lack {file}: add it to pyproject.toml")
     for item in card["training_data"]:
         item["licence"] = licences[item["set"]]
     registry["models"][options.name] = card | {

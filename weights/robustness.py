@@ -118,6 +118,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float)
     args = parser.parse_args()
     read = list(images(args.manifest, args.split, args.scale))
+    if not any(name == CLEAR for name, *_ in read):
+        parser.error(f"{args.manifest} has no {EVERY} images of {CLEAR} in {args.split}")
     sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLEAR]
 
     def measure(

@@ -25,6 +25,12 @@ def read_card(like: str) -> dict[str, Any]:
     return dict(models[like])
 
 
+def check_new(folder: Path) -> None:
+    """End the program where a run's folder exists, before any work."""
+    if folder.exists():
+        raise SystemExit(f"{folder} exists: name another, or remove it")
+
+
 def write_run(folder: Path, network: Any, card: dict[str, Any], trained: str) -> None:
     """Write a network's weights and their card, all but a few lines of it as given.
 
@@ -55,6 +61,7 @@ def main() -> None:
     parser.add_argument("--like", required=True, metavar="NAME", help="whose card it gets")
     parser.add_argument("--trained", required=True, metavar="TEXT", help="how it came about")
     args = parser.parse_args()
+    check_new(args.run)
     card = read_card(args.like)
     start_tensorflow()
     network = build_network(load_model(args.file).architecture, "float32")

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from pool import FACTS
-from runs import read_card, write_run
+from runs import check_new, read_card, write_run
 
 from cloudmask.augment import tint
 from cloudmask.models.lite import STEM
@@ -276,8 +276,10 @@ def main() -> None:
     parser.add_argument("--architecture", choices=TAUGHT, required=True)
     parser.add_argument("--patches", type=int, default=96)
     args = parser.parse_args()
+    check_new(args.run)
     teacher = json.loads((args.pool / FACTS).read_text())["teacher"]
-    model = load_model(teacher)
+    if "," in teacher or (model := load_model(teacher)).architecture != "unet_vgg16":
+        parser.error(f"{args.pool} was asked of {teacher}: a U-Net (unet_vgg16) is made narrower")
     start_tensorflow()
     unet, small = (
         build_network(name, "float32") for name in (model.architecture, args.architecture)

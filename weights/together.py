@@ -43,6 +43,8 @@ MIX = {
     "cloudxnet_l8": 2.4, "biome_l8": 1.5, "oncloudn_s2": 1.6, "cloud38_l8_raw": 0.8,
     "cloud38_l8": 0.4, "cloud95_l8": 0.5, "gf1": 0.5, "clear_rgb": 2.6,
 }  # fmt: skip
+CLEAR_SET = "clear_rgb"
+"""Without any cloud."""
 GENEROUS = "oncloudn_s2"
 """Its outlines are of twice the size of its clouds: README.md, Data."""
 
@@ -203,11 +205,11 @@ class Learner:
         self._swap()
         best: dict[str, Any] = {"measure": -1.0}
         for i, threshold in enumerate(THRESHOLDS):
-            false = float(counts["clear_rgb"][i][1] / counts["clear_rgb"][i][3])
+            false = float(counts[CLEAR_SET][i][1] / counts[CLEAR_SET][i][3])
             f1 = {
                 name: float(2 * hit / (2 * hit + wrong + missed))
                 for name, (hit, wrong, missed, _) in ((n, c[i]) for n, c in counts.items())
-                if name != "clear_rgb"
+                if name != CLEAR_SET
             }
             measure = float(np.mean(list(f1.values()))) - 5 * false
             if measure > best["measure"]:
@@ -316,6 +318,12 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="only time steps of random pixels")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    named = args.members.split(",")
+    if unknown := set(named) - {member.name for member in MEMBERS}:
+        parser.error(f"there is no member {', '.join(sorted(unknown))}")
+    members = [replace(m, rate=m.rate * args.rates) for m in MEMBERS if m.name in named]
+    if not (args.time or any(member.teaches for member in members)):
+        parser.error("nobody teaches: name unet or still among the members")
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -328,17 +336,17 @@ def main() -> None:
         sampling = replace(sampling, mix=tuple(mix.items()))
         batches = Patches(images, sampling, args.makers)
         validation = windows(read_split(args.manifest, "val"), sampling.size)
+        if CLEAR_SET not in validation:
+            parser.error(f"{args.manifest} has no images of {CLEAR_SET} to validate on")
         cut = {name: len(parts[0]) for name, parts in validation.items()}
         say(f"{len(images)} images; windows of validation: {cut}")
 
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    named = args.members.split(",")
     # Of depthwise convolutions the search for the fastest algorithm does not come to an end.
     torch.backends.cudnn.benchmark = "cloudx" not in named
     args.out.mkdir(parents=True, exist_ok=True)
-    members = [replace(m, rate=m.rate * args.rates) for m in MEMBERS if m.name in named]
     learners = [Learner(member, args.start, device) for member in members]
     say(f"{len(learners)} networks on {device}")
     if args.time:

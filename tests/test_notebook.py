@@ -236,6 +236,19 @@ def test_overviews_leave_out_coordinates_of_the_pixels(tmp_path):
     assert "row" not in coarse.coords
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda mask: mask.assign_coords(pilot=np.array({}, dtype=object)),
+        lambda mask: mask.assign_attrs(pilot={1: object()}),
+    ],
+)
+def test_what_a_store_cannot_hold_is_told_of(scene, tmp_path, changed):
+    with pytest.raises(ValueError, match=r"m\.zarr cannot hold a coordinate or an attribute"):
+        write_zarr(changed(segment(scene, MODEL)), tmp_path / "m.zarr")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_kept_attributes_of_its_scene_is_another_file(folder, tmp_path):
     scene = open_scene(folder / "scene.tif")
     scene.rio.to_raster(tmp_path / "a.tif")

@@ -16,6 +16,7 @@ from dask.array.core import slices_from_chunks
 
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
+from cloudmask.errors import first_line
 from cloudmask.grid import PLACES, Grid, check_array, grid_of
 from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination, unsigned
@@ -138,7 +139,13 @@ def _write_level(
 ) -> None:
     """Write an array into its group, chunk by chunk, but for the chunks that are done."""
     if not partial.has_begun:
-        _write_metadata(array, partial, attributes)
+        try:
+            _write_metadata(array, partial, attributes)
+        except (TypeError, ValueError) as error:  # xarray's, of what a notebook adds
+            raise ValueError(
+                f"{name} cannot hold a coordinate or an attribute ({first_line(error)}): leave it "
+                "out, with drop_vars or drop_attrs"
+            ) from error
         partial.begin()
     if check_workers:
         partial.check_workers()

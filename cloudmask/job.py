@@ -10,7 +10,7 @@ import xarray as xr
 from cloudmask.enlarging import enlarge
 from cloudmask.errors import first_line
 from cloudmask.mask import check_threshold, threshold
-from cloudmask.paths import is_remote, is_zarr
+from cloudmask.paths import is_remote, is_zarr, unsigned
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
@@ -168,7 +168,7 @@ class Job:
     def facts(self, cover: CloudCover) -> dict[str, Any]:
         """The outcome, for JSON."""
         return {
-            "scene": self.scene,
+            "scene": unsigned(self.scene),
             "output": str(self.out),
             **self.model.provenance,
             "threshold": self.cut,

@@ -222,7 +222,7 @@ def test_a_scene_that_was_signed_anew_is_kept_and_no_signature_is_written(
     for day in ("1", "2"):
         signed = f"{url}?se={day}&sig=secret{day}"
         said.append(run(signed, "--out-dir", out, "--resume", cwd=tmp_path))
-        said.append(run(signed, store, "--resume", cwd=tmp_path))
+        said.append(run(signed, store, "--resume", "--json", cwd=tmp_path))
     assert [row["status"] for row in summary(out).values()] == ["kept"]
     gone = f"{url}.gone?se=3&sig=secret3"
     said.append(run(gone, "--out-dir", out, "--resume", cwd=tmp_path, check=1))

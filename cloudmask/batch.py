@@ -167,8 +167,9 @@ def _outcomes(
         except Exception as error:  # whatever it is, it is this scene's
             logger.debug("traceback", exc_info=True)
             seconds = round(time.perf_counter() - begun, 2)
-            said = unsigned_in(as_options(first_line(error)))
-            return Outcome(unsigned(scene), str(output), None, None, seconds, "failed", said)
+            named = unsigned(scene)
+            said = unsigned_in(as_options(first_line(error)).replace(scene, named))
+            return Outcome(named, str(output), None, None, seconds, "failed", said)
 
     rows = _read_summary(folder / "summary.csv") if resume else {}
     order = {output.name: number for number, output in enumerate(outputs)}

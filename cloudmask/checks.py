@@ -2,14 +2,25 @@
 
 import numbers
 import operator
-from typing import Any, SupportsIndex, cast
+from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
+
+
+@runtime_checkable
+class _Array(Protocol):
+    """An array of NumPy's, dask's or xarray's."""
+
+    ndim: int
+
+    def item(self) -> object:
+        """Of an array without dimensions, its value."""
 
 
 def real(name: str, value: object) -> float:
     """A number as a float; a ValueError, with its `name`, for anything else."""
-    if not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} is {value!r}: give a number")
-    return float(value)
+    number = value.item() if isinstance(value, _Array) and value.ndim == 0 else value
+    if not isinstance(number, numbers.Real):
+        raise ValueError(f"{name} is {shown(value)}: give a number")
+    return float(number)
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:
@@ -17,10 +28,15 @@ def whole(name: str, value: object, least: int | None = None) -> int:
     try:
         number = operator.index(cast("SupportsIndex", value))
     except TypeError:
-        raise ValueError(f"{name} is {value!r}: give a whole number") from None
+        raise ValueError(f"{name} is {shown(value)}: give a whole number") from None
     if least is not None and number < least:
         raise ValueError(f"{name} is {number}: give at least {least}")
     return number
+
+
+def shown(value: object) -> str:
+    """A value in a message: of an array no more than its first line."""
+    return repr(value).split("\n")[0]
 
 
 def settle(card: object, **values: Any) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import add
 
@@ -168,9 +169,12 @@ def evaluate_mask(
 
 def _cut(found: xr.DataArray, threshold: float | None) -> float:
     """The threshold in force for a mask, which has been cut already, or a probability."""
-    if threshold is None and found.dtype.kind == "f":
-        threshold = found.attrs.get("threshold")
-    return check_threshold(0.5 if threshold is None else threshold)
+    if threshold is not None:
+        return check_threshold(threshold)
+    if found.dtype.kind == "f":
+        with suppress(KeyError, ValueError):  # others write what is no number
+            return check_threshold(found.attrs["threshold"])
+    return 0.5
 
 
 def _without_declared(found: xr.DataArray) -> xr.DataArray:

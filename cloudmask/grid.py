@@ -12,7 +12,7 @@ from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
-PLACES = {"y": "row", "x": "column"}
+_PLACES = {"y": "scene_row", "x": "scene_column"}
 """Coordinates that tell what part of a rotated scene a slice is: of the scene that had the
 GeoTransform among their attributes."""
 _MERCATORS = ("Popular Visualisation Pseudo Mercator", "Mercator (variant A)")
@@ -64,7 +64,7 @@ class Grid:
             max(1, math.ceil(self.width / factor_x - 1e-9)),
         )
 
-    def same_bounds(self, other: "Grid") -> bool:
+    def same_bounds(self, other: "Grid", *, within: float = 0.01) -> bool:
         """Whether both grids span the same ground, to a hundredth of the finer pixel."""
         if self.crs != other.crs:
             return False
@@ -72,7 +72,7 @@ class Grid:
         to_fine = ~fine.transform @ coarse.transform
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
             x, y = to_fine @ (column * coarse.width, row * coarse.height)
-            if math.hypot(x - column * fine.width, y - row * fine.height) > 0.01:
+            if math.hypot(x - column * fine.width, y - row * fine.height) > within:
                 return False
         return True
 
@@ -81,12 +81,20 @@ class Grid:
         return self.height > other.height or self.width > other.width
 
     def lies_elsewhere(self, other: "Grid") -> bool:
-        """Whether a grid of as many pixels is another one; not told where either has no place."""
-        if self.transform.is_identity or other.transform.is_identity:
+        """Whether a grid of as many pixels is another one; not told where one counts its pixels.
+
+        Where one has no CRS, its place may be that of corners or be rounded, as in world files.
+        """
+        if self.crs is not None and other.crs is not None:
+            return not self.same_bounds(other)
+        if self._counts_pixels or other._counts_pixels:
             return False
-        if self.crs is None or other.crs is None:
-            return not replace(self, crs=None).same_bounds(replace(other, crs=None))
-        return not self.same_bounds(other)
+        return not replace(self, crs=None).same_bounds(replace(other, crs=None), within=0.9)
+
+    @property
+    def _counts_pixels(self) -> bool:
+        t = self.transform
+        return self.crs is None and (abs(t.a), t.b, t.d, abs(t.e)) == (1, 0, 0, 1)
 
     def attach(self, array: xr.DataArray) -> xr.DataArray:
         """Give `array`, whose last dimensions are y and x, this grid's coordinates and CRS."""
@@ -100,7 +108,9 @@ class Grid:
         array = array.rio.write_transform(t)
         if is_rotated:
             place = {"units": "pixel", "GeoTransform": _geo_transform(array)}
-            array = array.assign_coords(row=("y", rows, place), column=("x", columns, place))
+            array = array.assign_coords(
+                {_PLACES["y"]: ("y", rows, place), _PLACES["x"]: ("x", columns, place)}
+            )
         return array
 
 
@@ -131,10 +141,11 @@ def _within(array: xr.DataArray) -> Affine:
     """From pixels of a slice of a rotated scene to pixels of the scene."""
     steps, starts = [], []
     for dim in ("x", "y"):
-        place = array.coords.get(PLACES[dim])
-        if place is None or place.attrs.get("GeoTransform") != _geo_transform(array):
+        place = array.coords.get(_PLACES[dim])
+        is_told = place is not None and place.attrs.get("GeoTransform") == _geo_transform(array)
+        if place is None or not is_told or place.dims != (dim,):
             place = xr.DataArray([0.5], dims=dim)
-        steps.append(_step(array, PLACES[dim]) if place.size > 1 else 1.0)
+        steps.append(_step(array, _PLACES[dim]) if place.size > 1 else 1.0)
         starts.append(float(place[0]) - steps[-1] / 2)
     return Affine.translation(*starts) @ Affine.scale(*steps)
 
@@ -152,6 +163,11 @@ def _by_coordinates(array: xr.DataArray, stored: Affine, steps: dict[str, float]
         for dim, step, corner in (("y", y, stored.f), ("x", x, stored.c))
     )
     return Affine(x, 0, left, 0, y, top)
+
+
+def without_places(array: xr.DataArray) -> xr.DataArray:
+    """The array without what tells a slice of a rotated scene, for a file that tells its grid."""
+    return array.drop_vars(_PLACES.values(), errors="ignore")
 
 
 def check_array(array: object) -> None:

@@ -66,7 +66,14 @@ def unsigned(path: str) -> str:
 
 def unsigned_in(line: str) -> str:
     """A line for people or logs, its URLs as `unsigned` leaves them."""
-    return re.sub(r"\w+://[^\s'\"]*[^\s'\":;,.)]", lambda found: unsigned(found[0]), line)
+
+    def without(found: re.Match[str]) -> str:
+        try:
+            return unsigned(found[0])
+        except ValueError:  # it is no URL
+            return found[0]
+
+    return re.sub(r"\w+://\S*[^\s'\":;,.)]", without, line)
 
 
 def resolved(path: str) -> str:

@@ -1,6 +1,7 @@
 """Open what has one plane, lazily: where a scene is valid, and labels and masks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -134,6 +135,6 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     array = xr.DataArray(stored[0], dims=("y", "x"), name="label")
     if isinstance(facts["nodata"], float):
         array.attrs["_FillValue"] = facts["nodata"]
-    if (cut := reader.tags().get("CLOUDMASK_THRESHOLD")) is not None:
-        array.attrs["threshold"] = float(cut)
+    with suppress(KeyError, ValueError):  # no tag, or somebody else's
+        array.attrs["threshold"] = float(reader.tags()["CLOUDMASK_THRESHOLD"])
     return reader.grid.attach(array)

@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 
 from cloudmask import chunks
-from cloudmask.checks import whole
+from cloudmask.checks import shown, whole
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.grid import check_array, grid_of
 from cloudmask.mask import nan_where_declared, threshold
-from cloudmask.paths import is_same, resolved
+from cloudmask.paths import is_remote, is_same, resolved
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import default_chunk
 from cloudmask.windows import OPENED, WINDOWS
@@ -124,14 +124,16 @@ def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
 
     A file keeps attributes of the scene that it was made from. Where the array is not the one that
     `open_scene` returned, dask's name of it, `pixels`, tells it from others: that goes by what it
-    was made from, and how.
+    was made from, and how; but behind a URL it is another each time.
     """
     noted = {str(k): v for k, v in scene.attrs.items() if str(k).startswith("scene_")}
     source = scene.encoding.get("source")
     if isinstance(source, str) and not is_same(str(noted.get("scene_source")), source):
         noted = {"scene_source": resolved(source), "scene_version": version_of(source)}
     is_as_opened = pixels == scene.encoding.get(OPENED)
-    return noted if is_as_opened else {**noted, "scene_pixels": pixels}
+    if is_as_opened or is_remote(str(noted.get("scene_source"))):
+        return noted
+    return {**noted, "scene_pixels": pixels}
 
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
@@ -170,7 +172,7 @@ def _check(scene: xr.DataArray) -> None:
 def check_model(model: object) -> None:
     """Refuse what finds no clouds, such as a model's name, with a ValueError."""
     if not callable(model) or not hasattr(model, "overlap"):
-        raise ValueError(f"the model is {model!r}: give what load_model returns")
+        raise ValueError(f"the model is {shown(model)}: give what load_model returns")
 
 
 def check_overlap(model: Predictor, overlap: int | None) -> int:

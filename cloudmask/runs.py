@@ -13,6 +13,7 @@ from typing import Any
 from cloudmask.locks import alone
 from cloudmask.paths import has_keys, read_json
 from cloudmask.registry import CARD
+from cloudmask.weightfile import file_sha256
 from cloudmask.write import check_folder_of, full_disk, write_json
 
 CONFIG, HISTORY = "config.json", "history.json"
@@ -115,6 +116,23 @@ def check_disk(folder: Path, weights: int, *, resume: bool) -> None:
         )
 
 
+def leave_finished(folder: Path) -> bool:
+    """Whether a run is finished and whole; what it replaced goes, if that was still there."""
+    if not has_keys(folder / CARD, "file", "sha256"):
+        return False
+    card = read_json(folder / CARD, cure="")
+    weights = folder / card["file"]
+    if not weights.is_file() or file_sha256(weights) != card["sha256"]:
+        return False
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+    return True
+
+
+def _replaced(folder: Path) -> Path:
+    """Where a run lies that is being replaced."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
 @contextmanager
 def run_folder(
     folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
@@ -133,7 +151,7 @@ def run_folder(
 def _filling(
     folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Iterator[None]:
-    replaced = folder.with_name(f".{folder.name}.replaced")
+    replaced = _replaced(folder)
     if folder.exists() and not resume:
         if not overwrite:  # another run took the name while labels were read
             raise FileExistsError(_exists(folder))

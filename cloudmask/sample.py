@@ -1,6 +1,5 @@
 """A synthetic cloudy scene of any size with its exact label: for demo, tests and benchmarks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def write_sample(
         raise ValueError(f"{path} is no GeoTIFF name: let the sample end in .tif")
     if not 0 <= seed <= HIGHEST_SEED:
         raise ValueError(f"seed is {seed}: give a whole number from 0 to {HIGHEST_SEED}")
-    if not isinstance(size, Sequence) or len(size) != 2:
+    if np.shape(size) != (2,):
         raise ValueError(f"size is {size!r}: give a height and a width")
     size = whole("height", size[0]), whole("width", size[1])
     if min(size) < 1:

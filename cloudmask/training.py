@@ -29,10 +29,10 @@ from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
 from cloudmask.losses import beta_of, make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
-from cloudmask.paths import has_keys, resolved, unsigned
+from cloudmask.paths import resolved, unsigned
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
-from cloudmask.runs import check_disk, check_run, run_folder
+from cloudmask.runs import check_disk, check_run, leave_finished, run_folder
 from cloudmask.scores import Tally, best_threshold, tally
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
@@ -96,7 +96,7 @@ def train(
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
     folder = check_run(Path(runs), name, config, resume=resume, overwrite=overwrite)
-    if resume and has_keys(folder / CARD, "sha256"):
+    if resume and leave_finished(folder):
         logger.info("%s is finished", folder)
         return load_model(folder)
     check_disk(folder, ARCHITECTURES[recipe.architecture].weights, resume=resume)

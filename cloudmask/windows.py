@@ -105,7 +105,7 @@ def open_lazily(
 
 def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:
     """Chunks for (y, x) of about that size; a ValueError for what cannot be one."""
-    if isinstance(chunk, tuple) and all(isinstance(lengths, tuple) for lengths in chunk):
+    if isinstance(chunk, tuple) and [type(lengths) for lengths in chunk] == [tuple, tuple]:
         rows, columns = (tuple(whole("chunk", n, 1) for n in lengths) for lengths in chunk)
         if (sum(rows), sum(columns)) != (grid.height, grid.width):
             raise ValueError(

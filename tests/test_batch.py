@@ -18,7 +18,7 @@ import xarray as xr
 
 from cloudmask import load_model, write_cog
 from cloudmask.batch import find_scenes, name_outputs, segment_many
-from cloudmask.paths import unsigned
+from cloudmask.paths import unsigned, unsigned_in
 from cloudmask.report import CloudCover
 from cloudmask.sample import write_sample
 
@@ -211,6 +211,18 @@ def test_a_url_is_named_without_what_signs_it():
 )  # fmt: skip
 def test_what_signs_a_url_is_told_from_what_names_a_file(signed, plain):
     assert unsigned(signed) == plain
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("'https://h.org/o'brien.tif?id=2&sig=c': 404", "'https://h.org/o'brien.tif?id=2': 404"),
+        ("/vsicurl/https://a:b@h.org/a?se=1&sig=c, again", "/vsicurl/https://h.org/a, again"),
+        ("no scheduler at tcp://[host]:8786", "no scheduler at tcp://[host]:8786"),
+    ],
+)  # fmt: skip
+def test_a_line_keeps_all_but_what_signs_its_urls(line, kept):
+    assert unsigned_in(line) == kept
 
 
 def test_a_scene_that_was_signed_anew_is_kept_and_no_signature_is_written(

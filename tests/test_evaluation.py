@@ -331,7 +331,22 @@ def test_a_mask_elsewhere_is_refused_without_a_crs():
     for theirs in (other, replace(other, crs=None)):
         with pytest.raises(ValueError, match="the mask lies elsewhere than the label"):
             evaluate(one.attach(mask), theirs.attach(mask))
-    assert evaluate(one.attach(mask), mask).f1 == 1  # such as a PNG's, which lies nowhere
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        Affine.identity(),  # a PNG's
+        Affine(1, 0, 0, 0, -1, 0),
+        Affine(1, 0, 0, 0, -1, 4),
+        Affine(1, 0, -0.5, 0, 1, -0.5),  # of coordinates 0, 1, 2 …
+        Affine(10, 0, 500_005, 0, -10, 3_999_995),  # a world file that tells the corner
+    ],
+)
+def test_a_label_that_counts_its_pixels_or_is_half_a_pixel_off_is_taken(counted):
+    one = Grid(1, 4, Affine(10, 0, 500_000, 0, -10, 4_000_000), UTM)
+    mask = plane([[0, 1, 0, 1]])
+    assert evaluate(one.attach(mask), Grid(1, 4, counted, None).attach(mask)).f1 == 1
 
 
 def test_a_probability_is_cut_where_it_says(tmp_path):
@@ -347,6 +362,21 @@ def test_a_probability_is_cut_where_it_says(tmp_path):
         found = evaluate_mask(str(tmp_path / name), str(tmp_path / "label.tif"))
         assert found.threshold == 0.55
         assert found.facts()["overall"]["f1"] == 1
+
+
+@pytest.mark.parametrize("noted", ["0.5 (Otsu)", [0.5], 7])
+def test_a_threshold_that_others_noted_otherwise_is_not_taken(noted, tmp_path):
+    values = np.array([[0.1, 0.6, 0.3, 0.9]], "float32")
+    probability = (plane([[0, 0, 0, 0]]) + values).assign_attrs(threshold=noted)
+    assert evaluate(probability, plane([[0, 1, 0, 1]])).f1 == 1
+    with rasterio.open(
+        tmp_path / "p.tif", "w", driver="GTiff", height=1, width=4, count=1, dtype="float32"
+    ) as file:
+        file.write(values, 1)
+        file.update_tags(CLOUDMASK_THRESHOLD=str(noted))
+    Image.fromarray(np.array([[0, 1, 0, 1]], "uint8")).save(tmp_path / "label.png")
+    found = evaluate_mask(str(tmp_path / "p.tif"), str(tmp_path / "label.png"))
+    assert found.facts()["overall"]["f1"] == 1
 
 
 def test_values_of_a_mask_s_label_may_mean_cloud():

@@ -319,6 +319,12 @@ def test_a_slice_of_a_rotated_scene_lies_where_it_did(make_scene, rng, tmp_path)
     assert grid_of(told).transform.almost_equals(expected)
 
 
+def test_coordinates_of_the_caller_s_own_are_kept(scene, tmp_path):
+    """Landsat counts its scenes by path and row."""
+    write_zarr(segment(scene, MODEL).assign_coords(path=185, row=33), tmp_path / "m.zarr")
+    assert open_label(tmp_path / "m.zarr").coords["row"] == 33
+
+
 @pytest.mark.parametrize(
     ("write", "name", "message"),
     [
@@ -350,6 +356,8 @@ def test_a_name_that_readers_would_take_for_another_kind_is_refused(
         (lambda scene: open_scene(scene.attrs["scene_source"], gsd=[30]), r"gsd is \[30\]"),
         (lambda scene: open_scene(scene.attrs["scene_source"], resize_factor="2"), "factor is '2'"),
         (lambda scene: open_scene(scene.attrs["scene_source"], chunk=((3e2,), (4e2,))), "300.0"),
+        (lambda scene: open_scene(scene.attrs["scene_source"], chunk=scene.chunks), "chunk is "),
+        (lambda scene: predict(scene, scene), "the model is <xarray.DataArray 'scene' .*: give"),
         (lambda _: cloudmask.load_model(""), "no model is called ''"),
         (lambda _: write_sample("s.tif", size=100), "size is 100: give a height and a width"),
     ],
@@ -357,6 +365,12 @@ def test_a_name_that_readers_would_take_for_another_kind_is_refused(
 def test_what_is_no_number_and_no_model_is_named(scene, call, message):
     with pytest.raises(ValueError, match=message):
         call(scene)
+
+
+def test_a_number_in_an_array_is_a_number(scene):
+    step = abs(scene.x[1] - scene.x[0])
+    assert open_scene(scene.attrs["scene_source"], gsd=2 * step).shape == (3, 150, 200)
+    assert threshold(predict(scene, MODEL), np.array(0.5)).attrs["threshold"] == 0.5
 
 
 def test_cards_of_models_are_the_caller_s_own():

@@ -607,6 +607,18 @@ def test_a_finished_run_is_left_as_it_is(tiny_run, tiles, tmp_path, monkeypatch)
     assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").glob("*.*")} == before
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_finished_run_whose_weights_are_lost_has_them_again(tiny_run, tiles, tmp_path, damage):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    (tmp_path / ".tiny.replaced").mkdir()
+    damage(tmp_path / "tiny" / "tiny.weights.h5")
+    again = train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
+    assert again.threshold == load_model(tiny_run).threshold
+    (tmp_path / ".tiny.replaced").mkdir()  # as if it had ended between its model and its cleaning
+    train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
+    assert [path.name for path in tmp_path.glob(".*.replaced")] == []
+
+
 def test_a_manifest_spelled_otherwise_is_the_same(tiny_run, tiles, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "tiny")
     (tmp_path / "tiny" / CARD).unlink()

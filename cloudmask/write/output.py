@@ -18,7 +18,7 @@ from rasterio._err import CPLE_BaseError
 
 from cloudmask.errors import first_line
 from cloudmask.locks import alone
-from cloudmask.paths import is_remote
+from cloudmask.paths import destination, is_remote
 
 PROVENANCE = ("model", "model_sha256", "precision", "cloudmask_version")
 """Attributes by which a result tells what made it."""
@@ -31,9 +31,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def check_ending(path: str | Path, *endings: str) -> None:
     """Refuse a name that readers would take for another kind of file, with a ValueError."""
-    suffix = Path(str(path)).suffix
-    if suffix.lower() not in endings:
-        raise ValueError(f"{path} ends in {suffix!r}: let it end in {' or '.join(endings)}")
+    names = Path(str(path)), destination(path)  # of a link, one of both
+    if not {name.suffix.lower() for name in names} & set(endings):
+        raise ValueError(
+            f"{path} ends in {names[0].suffix!r}: let it end in {' or '.join(endings)}"
+        )
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from dask.array.core import slices_from_chunks
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
 from cloudmask.errors import first_line
-from cloudmask.grid import PLACES, Grid, check_array, grid_of
+from cloudmask.grid import Grid, check_array, grid_of, without_places
 from cloudmask.mask import mask_or_probability
 from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
@@ -108,8 +108,7 @@ def write_zarr(
     # They are written as they are, and not with the chunks.
     lazy = {key: value for key, value in array.coords.items() if value.chunks is not None}
     array = array.assign_coords({key: value.compute() for key, value in lazy.items()})
-    array = grid.attach(_uniform_chunks(array)).rename(name)
-    array = array.drop_vars(PLACES.values(), errors="ignore")
+    array = without_places(grid.attach(_uniform_chunks(array))).rename(name)
     if (source := array.attrs.get("scene_source")) is not None:
         array = array.assign_attrs(scene_source=unsigned(source))
     levels = _levels(grid) if multiscale else []
@@ -144,7 +143,7 @@ def _write_level(
         except (TypeError, ValueError) as error:  # xarray's, of what a notebook adds
             raise ValueError(
                 f"{name} cannot hold a coordinate or an attribute ({first_line(error)}): leave it "
-                "out, with drop_vars or drop_attrs"
+                "out (drop_vars, del array.attrs[…])"
             ) from error
         partial.begin()
     if check_workers:

@@ -32,6 +32,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def check_ending(path: str | Path, *endings: str) -> None:
     """Refuse a name that readers would take for another kind of file, with a ValueError."""
     names = Path(str(path)), destination(path)  # of a link, one of both
+    if not names[1].name:
+        return  # a bucket, which has no name: `check_place` tells of it
     if not {name.suffix.lower() for name in names} & set(endings):
         raise ValueError(
             f"{path} ends in {names[0].suffix!r}: let it end in {' or '.join(endings)}"

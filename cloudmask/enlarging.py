@@ -1,9 +1,7 @@
 """From a coarser grid to the scene's own over the same bounds: bilinear or nearest."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import dask.array as da
@@ -13,9 +11,8 @@ from dask.array.core import Array
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from cloudmask import chunks
 from cloudmask.chunks import Block
-from cloudmask.grid import Grid, check_array, grid_of
+from cloudmask.grid import check_array, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
 from cloudmask.mask import (
     check_threshold,
@@ -23,11 +20,9 @@ from cloudmask.mask import (
     mask_or_probability,
     nan_where_declared,
 )
+from cloudmask.pieces import Piece, fine_edges, lengths_of, pieces_of, squares, whole_rows
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
-
-FINE_CHUNK = 2048
-"""Chunk height and width of an enlarged array: four blocks of a COG."""
 
 _PATCH = 256
 """Side in pixels of the fine grid of the patch that is interpolated, or found constant, at once."""
@@ -57,8 +52,8 @@ def enlarge(
     Returns
     -------
     (y, x) DataArray
-        On the grid of `like`; its chunks are about `FINE_CHUNK` long and start on coarse pixels.
-        Coordinates without dimensions, such as a time, are kept.
+        On the grid of `like`; its chunks are about `FINE_CHUNK` long (of `pieces`) and start on
+        coarse pixels. Coordinates without dimensions, such as a time, are kept.
 
     Raises
     ------
@@ -101,15 +96,15 @@ def enlarge(
     if coarse.is_finer(fine):
         raise ValueError("the scene is coarser than the array: leave out `like`")
 
-    pieces = _squares(coarse, fine)
-    edges = _fine_edges(coarse, fine, pieces)
-    lengths = _lengths(edges)
+    pieces = squares(coarse, fine)
+    edges = fine_edges(coarse, fine, pieces)
+    lengths = lengths_of(edges)
     valid, is_striped = _validity(like)
     if isinstance(valid, Array):
         valid = valid.rechunk(lengths)
     elif is_striped:
-        pieces = _whole_rows(coarse, fine)
-        edges = _fine_edges(coarse, fine, pieces)
+        pieces = whole_rows(coarse, fine)
+        edges = fine_edges(coarse, fine, pieces)
     cut = partial(
         _enlarge_block,
         factors=(fine.height / coarse.height, fine.width / coarse.width),
@@ -161,41 +156,12 @@ def _map_pieces(
             (valid.name, i, j) if isinstance(valid, Array) else valid,
             (rows, columns),
         )
-        for i, rows in enumerate(_pieces(source.chunks[0], pieces[0], edges[0]))
-        for j, columns in enumerate(_pieces(source.chunks[1], pieces[1], edges[1]))
+        for i, rows in enumerate(pieces_of(source.chunks[0], pieces[0], edges[0]))
+        for j, columns in enumerate(pieces_of(source.chunks[1], pieces[1], edges[1]))
     }
     needed = [source, valid] if isinstance(valid, Array) else [source]
     graph = HighLevelGraph.from_collections(key, tasks, needed)
-    return Array(graph, key, _lengths(edges), meta=np.empty((0, 0), dtype))
-
-
-def _squares(coarse: Grid, fine: Grid) -> Chunks:
-    """Chunks of the coarse grid that become about `FINE_CHUNK` pixels each on the fine one."""
-    return (
-        chunks.layout(coarse.height, max(1, FINE_CHUNK * coarse.height // fine.height)),
-        chunks.layout(coarse.width, max(1, FINE_CHUNK * coarse.width // fine.width)),
-    )
-
-
-def _whole_rows(coarse: Grid, fine: Grid) -> Chunks:
-    """Chunks of as many pixels that span the scene, as its strips do: each is decoded once."""
-    rows = FINE_CHUNK**2 // fine.width * coarse.height // fine.height
-    return chunks.layout(coarse.height, max(1, rows)), (coarse.width,)
-
-
-def _fine_edges(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
-    """Fine pixel where each coarse chunk begins, and the end: integers, so no pixel is lost."""
-    sizes = ((coarse.height, fine.height), (coarse.width, fine.width))
-    rows, columns = (
-        tuple(edge * large // small for edge in chunks.edges(lengths))
-        for lengths, (small, large) in zip(pieces, sizes, strict=True)
-    )
-    return rows, columns
-
-
-def _lengths(edges: Chunks) -> Chunks:
-    rows, columns = (tuple(np.diff(axis).tolist()) for axis in edges)
-    return rows, columns
+    return Array(graph, key, lengths_of(edges), meta=np.empty((0, 0), dtype))
 
 
 def _validity(like: xr.DataArray) -> tuple[Load | Array, bool]:
@@ -221,41 +187,10 @@ def _is_valid(values: Any) -> Any:
     return valid.all(axis=0) if valid.ndim == 3 else valid
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Of one axis: pixels of the fine grid, and the coarse ones that they lie among."""
-
-    start: int
-    stop: int
-    first: int
-    """Coarse pixel, of the halo if there is one."""
-    chunks: tuple[int, ...]
-    """Of the coarse array, that have the coarse pixels."""
-    slices: tuple[slice, ...]
-    """These pixels within each of the chunks."""
-
-
-def _pieces(
-    source: tuple[int, ...], lengths: tuple[int, ...], edges: tuple[int, ...]
-) -> Iterator[_Piece]:
-    """Pieces of `lengths` coarse pixels, each with a pixel of halo, where the axis goes on."""
-    begins = chunks.edges(source)
-    for first, length, (start, stop) in zip(
-        chunks.edges(lengths)[:-1], lengths, pairwise(edges), strict=True
-    ):
-        top, bottom = max(first - 1, 0), min(first + length + 1, begins[-1])
-        found = {
-            number: slice(max(top, begin) - begin, min(bottom, end) - begin)
-            for number, (begin, end) in enumerate(pairwise(begins))
-            if begin < bottom and top < end
-        }
-        yield _Piece(start, stop, top, tuple(found), tuple(found.values()))
-
-
 def _enlarge_block(
     parts: list[list[Block]],
     valid: Block | Load,
-    at: tuple[_Piece, _Piece],
+    at: tuple[Piece, Piece],
     **how: Any,
 ) -> Block:
     """One chunk on the fine grid, from the chunks of the coarse one that have its pixels."""
@@ -278,7 +213,7 @@ def _enlarge_block(
 def _enlarged(
     block: Block,
     valid: Block,
-    at: tuple[_Piece, _Piece],
+    at: tuple[Piece, Piece],
     *,
     factors: tuple[float, float],
     nearest: bool,

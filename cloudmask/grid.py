@@ -65,7 +65,7 @@ class Grid:
         )
 
     def same_bounds(self, other: "Grid", *, within: float = 0.01) -> bool:
-        """Whether both grids span the same ground, to a hundredth of the finer pixel."""
+        """Whether both grids span the same ground, to such a part of the finer pixel."""
         if self.crs != other.crs:
             return False
         fine, coarse = sorted((self, other), key=lambda grid: -grid.height * grid.width)

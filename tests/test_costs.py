@@ -14,9 +14,9 @@ from dask.callbacks import Callback
 
 from cloudmask import (
     enlarge,
-    enlarging,
     open_scene,
     open_valid,
+    pieces,
     predict,
     threshold,
     write_cog,
@@ -111,7 +111,7 @@ def test_nodata_is_not_read_ahead_of_the_network(
     make_scene, tmp_path, monkeypatch, costs, layout, nodata
 ):
     """A thread without a chunk for the network would read the whole scene's, and keep it."""
-    monkeypatch.setattr(enlarging, "FINE_CHUNK", 256)
+    monkeypatch.setattr(pieces, "FINE_CHUNK", 256)
     path = make_scene(np.ones((3, 2048, 2048), "uint8"), nodata=nodata, **layout)
 
     class Slow(Counting):

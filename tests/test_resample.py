@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
-from cloudmask import enlarge, enlarging, interpolation, open_scene, open_valid, predict, resample
+from cloudmask import (
+    enlarge,
+    enlarging,
+    interpolation,
+    open_scene,
+    open_valid,
+    pieces,
+    predict,
+    resample,
+)
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import Grid, grid_of
 from cloudmask.readers.raster import RasterReader
@@ -40,7 +49,7 @@ def linear(values, size, axis):
 @pytest.fixture
 def small_chunks(monkeypatch):
     def shrink(side):
-        monkeypatch.setattr(enlarging, "FINE_CHUNK", side)
+        monkeypatch.setattr(pieces, "FINE_CHUNK", side)
 
     return shrink
 

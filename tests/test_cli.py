@@ -35,6 +35,27 @@ def run(*arguments, cwd=None, timeout=120, **environment):
     )
 
 
+def test_what_commands_print_names_urls_without_their_signature(make_scene, rng, server, tmp_path):
+    scene, mask, label = (
+        f"{server.url(make_scene(pixels, name=name))}?se=1&sig=secret"
+        for name, pixels in (
+            ("scene.tif", rng.integers(0, 255, (3, 64, 64), "uint8")),
+            ("mask.tif", rng.integers(0, 2, (1, 64, 64), "uint8")),
+            ("label.tif", rng.integers(0, 2, (1, 64, 64), "uint8")),
+        )
+    )
+    said = [
+        run("info", scene),
+        run("info", scene, "--json"),
+        run("evaluate", mask, label, "--json"),
+        run("evaluate", "lite", scene, label),
+        run("evaluate", "lite", scene, label, "--json"),
+    ]
+    assert not [line.stderr for line in said if line.returncode]
+    assert all("/scene.tif" in line.stdout for line in (said[0], *said[3:]))
+    assert not [line for line in said if "secret" in line.stdout + line.stderr]
+
+
 def listing(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""

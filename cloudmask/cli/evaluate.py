@@ -8,6 +8,7 @@ import click
 
 from cloudmask.cli.options import precision_option, reading_options
 from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.paths import unsigned
 
 
 @click.command()
@@ -86,6 +87,7 @@ def evaluate(
             )
     if out is not None:
         write_evaluation(evaluation, out, overwrite=overwrite)
+    about = {name: unsigned(named) for name, named in about.items()}
     facts = about | evaluation.facts()
     if as_json:
         print_json(facts)
@@ -94,7 +96,7 @@ def evaluate(
     elif is_mask:
         _print_line(facts["overall"])
     else:
-        on = f"{split} of {against[0]}" if len(against) == 1 else against[0]
+        on = f"{split} of {about['manifest']}" if "manifest" in about else about["image"]
         print(f"{model.name} on {on}, threshold {evaluation.threshold:g}")
         _print_table(facts)
 

@@ -10,6 +10,7 @@ from cloudmask.cli.options import refuse_both, scene_options
 from cloudmask.cli.output import log_to_stderr, print_json
 from cloudmask.constants import HIGHEST_SEED
 from cloudmask.errors import as_options
+from cloudmask.paths import unsigned
 
 
 @click.command()
@@ -71,7 +72,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
             " and ".join(packing),
         )
     print(
-        f"{scene}: {plan.native.height} × {plan.native.width} px, {facts['bands']} bands of "
+        f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, {facts['bands']} bands of "
         f"{facts['dtype']}\n"
         f"CRS {facts['crs'] or 'none'}, "
         f"GSD {plan.native.gsd[0]:.4g} × {plan.native.gsd[1]:.4g} {unit}\n"

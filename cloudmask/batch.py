@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cloudmask.errors import as_options, first_line
+from cloudmask.errors import SchedulerGoneError, as_options, first_line
 from cloudmask.locks import alone
 from cloudmask.notes import (
     difference,
@@ -51,6 +52,9 @@ class Outcome:
     """One line."""
 
 
+_COLUMNS = [field.name for field in fields(Outcome)]
+
+
 def find_scenes(arguments: Sequence[str]) -> list[str]:
     """Expand patterns, and text files that list a path or URL a line.
 
@@ -71,7 +75,7 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         named: Iterable[str] = [argument]
         if argument.lower().endswith(".txt"):
-            named = _read_list(Path(argument))
+            named = _read_list(argument)
         elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not matches and ("*" in argument or "?" in argument):
@@ -90,27 +94,44 @@ def _is_pattern(argument: str) -> bool:
     return not Path(argument).exists()  # a file may be called scene[1].tif
 
 
-def _read_list(path: Path) -> Iterator[str]:
+def _read_list(path: str) -> Iterator[str]:
+    if is_remote(path):
+        raise ValueError(f"the list {path} is a URL: name a file of this machine")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the list {path} does not exist") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"the list {path} is not text in UTF-8: save it as such") from error
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.split("\n"))  # other ends of lines may be in a name
     return (line for line in lines if line and not line.startswith("#"))
 
 
 def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
-    """A .tif in `folder` for each scene, of its name; a ValueError if two have the same."""
+    """A .tif in `folder` for each scene, of its name; of those of one name, with their folders'.
+
+    Raises
+    ------
+    ValueError
+        Two scenes would become one file all the same.
+    """
     # Of a URL without its query: what signs it says nothing of the scene.
     paths = [urlsplit(scene).path if is_remote(scene) else scene for scene in scenes]
-    outputs = [folder / f"{Path(path.rstrip('/')).stem}.tif" for path in paths]
-    twice = [path for path, count in Counter(outputs).items() if count > 1]
-    if twice:
-        same = [scene for scene, path in zip(scenes, outputs, strict=True) if path == twice[0]]
-        raise ValueError(f"{' and '.join(same)} would both become {twice[0]}: rename one")
-    return outputs
+    full = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  # with no ..
+    parts = [(*path.parent.parts[1:], path.stem) for path in full]
+    taken = [1] * len(scenes)
+    while True:
+        names = ["_".join(of[-count:]) for of, count in zip(parts, taken, strict=True)]
+        same = {name for name, count in Counter(names).items() if count > 1}
+        longer = [i for i, of in enumerate(parts) if names[i] in same and taken[i] < len(of)]
+        if not longer:
+            break
+        for i in longer:
+            taken[i] += 1
+    if same:
+        one, other, *_ = (s for s, name in zip(scenes, names, strict=True) if name == min(same))
+        raise ValueError(f"{one} and {other} would become the same file: rename one")
+    return [folder / f"{name}.tif" for name in names]
 
 
 def segment_many(
@@ -164,6 +185,8 @@ def _outcomes(
         begun = time.perf_counter()
         try:
             return _segment_one(scene, output, segment, options, resume=resume)
+        except SchedulerGoneError:
+            raise  # all scenes to come would fail of it
         except Exception as error:  # whatever it is, it is this scene's
             logger.debug("traceback", exc_info=True)
             seconds = round(time.perf_counter() - begun, 2)
@@ -208,7 +231,7 @@ def _segment_one(
     begun = time.perf_counter()
     note = note_of(output)
     made_from = facts_of(scene, options)
-    known = read_note(note) if resume and output.exists() else None
+    known = read_note(note, _COLUMNS) if resume and output.exists() else None
     if known and known["made_from"] == made_from:
         if known["outcome"] is None and is_made_by(output, options):
             output.unlink()  # ours, but a run was killed before it could say so
@@ -239,19 +262,24 @@ def _segment_one(
     return outcome
 
 
+def check_summary(path: Path) -> None:
+    """Refuse to replace a table that is not of a batch, with a FileExistsError."""
+    if path.exists() and not _read_summary(path) and path.stat().st_size:
+        raise FileExistsError(f"{path} is no summary of a batch: move it, or name another folder")
+
+
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run by the name of their output; none of a table that is not ours."""
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError):
         return {}
-    names = {field.name for field in fields(Outcome)}
-    return {Path(row["output"]).name: dict(row) for row in rows if row.keys() == names}
+    return {Path(row["output"]).name: dict(row) for row in rows if row.keys() == set(_COLUMNS)}
 
 
 def _write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(Outcome)], lineterminator="\n")
+    writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, table.getvalue())

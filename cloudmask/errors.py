@@ -3,6 +3,10 @@
 import re
 
 
+class SchedulerGoneError(OSError):
+    """The cluster's scheduler no longer answers: nothing more can be computed there."""
+
+
 def first_line(error: BaseException) -> str:
     """The cause, which GDAL, zarr and Keras put first; the error's type where it says nothing."""
     return str(error).strip().split("\n")[0] or type(error).__name__

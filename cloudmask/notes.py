@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,12 @@ def version_of_output(output: Path) -> str:
     return version_of(str(output))
 
 
-def read_note(note: Path) -> dict[str, Any] | None:
-    """A note on an output that was made, or begun; none that cannot be read."""
+def read_note(note: Path, told: Sequence[str]) -> dict[str, Any] | None:
+    """A note on an output that was made, or begun; none that is damaged or tells other things."""
     try:
-        return read_json(note, "made_from", "outcome", cure="remove it")
+        known = read_json(note, "made_from", "outcome", cure="remove it")
     except (OSError, ValueError):
         return None
+    outcome = known["outcome"]
+    is_ours = outcome is None or (isinstance(outcome, dict) and outcome.keys() == set(told))
+    return known if is_ours else None

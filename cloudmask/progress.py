@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cloudmask.paths import unsigned
 from cloudmask.watch import watched_by
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -27,7 +28,7 @@ class Bars:
     def __init__(self, *, quiet: bool = False) -> None:
         self.is_plain = not quiet and not sys.stderr.isatty()
         self.rich = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a scene may be called a[/b].tif
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -55,7 +56,7 @@ class Bars:
     @contextmanager
     def scene(self, title: str) -> Iterator[None]:
         """A bar of the chunks that are written by what this thread starts inside."""
-        with self.bar(title, unit="chunks") as bar, watched_by(bar.show):
+        with self.bar(unsigned(title), unit="chunks") as bar, watched_by(bar.show):
             yield
 
 

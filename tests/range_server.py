@@ -2,7 +2,8 @@
 
 Prints its port, then the bytes of each answer. A process of its own, since rasterio keeps Python's
 lock while it opens a file, so that a server in a thread could not answer. A file with "hangs" in
-its name gives its header, and then nothing; one with "silent" gives not even that.
+its name gives its header, and then nothing; one with "silent" gives not even that; one with
+"refuses" gives its header, and then 403, as where a signature is no longer valid.
 """
 
 import http.server
@@ -25,6 +26,9 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         if wanted:
             start, _, end = wanted.removeprefix("bytes=").partition("-")
             first, last = int(start), min(int(end or last), last)
+            if "refuses" in path.name and last > HEADER:
+                self.send_error(403)
+                return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
         else:

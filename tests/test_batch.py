@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import rasterio.shutil
 import xarray as xr
+import zarr
 
 from cloudmask import load_model, write_cog
 from cloudmask.batch import find_scenes, name_outputs, segment_many
+from cloudmask.errors import SchedulerGoneError
+from cloudmask.notes import facts_of
 from cloudmask.paths import unsigned, unsigned_in
 from cloudmask.report import CloudCover
 from cloudmask.sample import write_sample
@@ -135,7 +138,14 @@ def test_a_list_may_have_comments_blank_lines_and_duplicates(tmp_path):
         find_scenes([str(tmp_path / "list.txt")])
 
 
+def test_a_name_in_a_list_ends_with_its_line(tmp_path):
+    (tmp_path / "list.txt").write_text("a\u2028b.tif\r\nc.tif\n")
+    assert find_scenes([str(tmp_path / "list.txt")]) == ["a\u2028b.tif", "c.tif"]
+
+
 def test_a_list_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"the list https://h\.org/l\.txt is a URL"):
+        find_scenes(["https://h.org/l.txt"])
     with pytest.raises(FileNotFoundError, match=r"the list .*none\.txt does not exist"):
         find_scenes([str(tmp_path / "none.txt")])
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -143,9 +153,19 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path):
         find_scenes([str(tmp_path / "binary.txt")])
 
 
-def test_two_scenes_of_one_name_are_refused():
-    with pytest.raises(ValueError, match=r"x/a\.tif and y/a\.jp2 would both become out/a\.tif"):
-        name_outputs(["x/a.tif", "b.tif", "y/a.jp2"], Path("out"))
+def test_scenes_of_one_name_have_those_of_their_folders():
+    """Providers name all scenes alike: visual.tif, TCI.jp2."""
+    scenes = ["p/x/a.tif", "b.tif", "y/a.jp2", "q/x/a.tif", "https://h.org/z/a.tif?sig=y/a.tif"]
+    names = ["p_x_a.tif", "b.tif", "y_a.tif", "q_x_a.tif", "z_a.tif"]
+    assert name_outputs(scenes, Path("out")) == [Path("out", name) for name in names]
+    # a scene that is called as another would be is told from it, too
+    names = name_outputs(["x/a.tif", "y/a.tif", "z/x_a.tif"], Path("out"))
+    assert len(set(names)) == 3
+
+
+def test_two_scenes_that_differ_in_their_ending_alone_are_refused():
+    with pytest.raises(ValueError, match=r"x/a\.tif and x/a\.jp2 would become the same file"):
+        name_outputs(["x/a.tif", "b.tif", "x/a.jp2"], Path("out"))
 
 
 def test_a_scene_that_changed_is_done_again(tmp_path):
@@ -189,6 +209,72 @@ def test_a_vrt_whose_file_changed_is_done_again(make_scene, tmp_path, rng):
     assert status() == "done"
     vrt.write_text("damaged")  # one bad scene stops no others
     assert status() == "done"
+
+
+def test_a_mosaic_of_any_name_is_done_again_where_a_file_in_it_changed(make_scene, tmp_path, rng):
+    part = make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    rasterio.shutil.copy(part, tmp_path / "s.vrt", driver="VRT")
+    mosaic = (tmp_path / "s.vrt").rename(tmp_path / "mosaic.xml")
+    before = facts_of(str(mosaic), {})
+    assert facts_of(str(mosaic), {}) == before
+    make_scene(rng.integers(0, 255, (3, 8, 8), "uint8"))
+    assert facts_of(str(mosaic), {}) != before
+
+
+def test_a_store_is_done_again_where_a_chunk_changed_and_not_where_it_was_copied(tmp_path, rng):
+    scene = xr.DataArray(rng.integers(0, 255, (3, 64, 64), "uint8"), dims=("band", "y", "x"))
+    scene.to_dataset(name="scene").to_zarr(tmp_path / "s.zarr", consolidated=False)
+    before = facts_of(str(tmp_path / "s.zarr"), {})
+    shutil.copytree(tmp_path / "s.zarr", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "s.zarr")
+    (tmp_path / "copy").rename(tmp_path / "s.zarr")
+    assert facts_of(str(tmp_path / "s.zarr"), {}) == before
+    zarr.open(tmp_path / "s.zarr/scene", mode="r+")[:, :8] = 0
+    assert facts_of(str(tmp_path / "s.zarr"), {}) != before
+
+
+def test_a_note_that_tells_other_things_does_not_end_in_them(tmp_path):
+    """As one of another version may."""
+    scene, out = tmp_path / "s.tif", tmp_path / "out" / "s.tif"
+    out.parent.mkdir()
+    scene.write_text("one")
+
+    def segment(_, output):
+        if output.exists():
+            raise FileExistsError(f"{output} exists: pass overwrite")
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    (first,) = segment_many([str(scene)], [out], segment, {})
+    note = out.parent / ".cloudmask" / "s.tif.json"
+    note.write_text(note.read_text().replace("seconds", "duration"))
+    (second,) = segment_many([str(scene)], [out], segment, {}, resume=True)
+    assert (first.status, second.status) == ("done", "failed")
+    assert second.error == f"{out} exists: pass --overwrite"
+
+
+def test_a_scheduler_that_goes_ends_the_batch(tmp_path):
+    """Each scene to come would fail of it."""
+    asked = []
+
+    def segment(scene, _):
+        asked.append(scene)
+        raise SchedulerGoneError("the scheduler is gone")
+
+    outputs = [tmp_path / name for name in ("a.tif", "b.tif")]
+    with pytest.raises(SchedulerGoneError):
+        list(segment_many(["a.tif", "b.tif"], outputs, segment, {}))
+    assert asked == ["a.tif"]
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_table_that_is_no_summary_is_left_alone(make_scene, rng, tmp_path):
+    scene = make_scene(rng.integers(0, 255, (3, 64, 64), "uint8"))
+    (tmp_path / "summary.csv").write_text("my,own\n1,2\n")
+    said = run(scene, "--out-dir", tmp_path, cwd=tmp_path, check=2).stderr
+    cure = "move it, or name another folder"
+    assert said == f"cloudmask: {tmp_path}/summary.csv is no summary of a batch: {cure}\n"
+    assert (tmp_path / "summary.csv").read_text() == "my,own\n1,2\n"
 
 
 def test_a_url_is_named_without_what_signs_it():

@@ -35,7 +35,7 @@ def run(*arguments, cwd=None, timeout=120, **environment):
     )
 
 
-def test_what_commands_print_names_urls_without_their_signature(make_scene, rng, server, tmp_path):
+def test_what_commands_print_names_urls_without_their_signature(make_scene, rng, server):
     scene, mask, label = (
         f"{server.url(make_scene(pixels, name=name))}?se=1&sig=secret"
         for name, pixels in (

@@ -202,6 +202,18 @@ def test_a_decimated_scene_with_overviews_transfers_little_of_it(
     assert 0 < sum(server.stop()) < 0.02 * path.stat().st_size
 
 
+def test_a_server_that_refuses_midway_is_told_of_without_what_signed_the_url(
+    make_scene, server, rng
+):
+    tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    address = server.url(make_scene(noise(rng, (3, 1024, 1024)), "refuses.tif", **tiles))
+    scene = open_scene(f"{address}?sig=secret", chunk=256)
+    with pytest.raises(OSError, match=r"/refuses\.tif cannot be read at rows") as told:
+        scene.compute(scheduler="sync")
+    assert "its server did not give all of it: " in str(told.value)
+    assert "secret" not in str(told.value)
+
+
 def test_a_file_that_hangs_is_given_up_in_the_time_that_is_set(make_scene, server, rng):
     tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256}
     address = server.url(make_scene(noise(rng, (3, 1024, 1024)), "hangs.tif", **tiles))

@@ -174,7 +174,7 @@ def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
 
 def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Path]]:
     """Scenes and their outputs, in a folder that can be written to."""
-    from cloudmask.batch import find_scenes, name_outputs
+    from cloudmask.batch import check_summary, find_scenes, name_outputs
     from cloudmask.paths import is_remote
     from cloudmask.write import check_output
 
@@ -188,6 +188,7 @@ def _batch(arguments: tuple[str, ...], folder: Path) -> tuple[list[str], list[Pa
             f"the folder {folder} cannot be made ({error.strerror}): name another"
         ) from error
     check_output(folder / "summary.csv", overwrite=True)
+    check_summary(folder / "summary.csv")
     return scenes, outputs
 
 

@@ -72,8 +72,8 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
             " and ".join(packing),
         )
     print(
-        f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, {facts['bands']} bands of "
-        f"{facts['dtype']}\n"
+        f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, "
+        f"{facts['bands']} bands of {facts['dtype']}\n"
         f"CRS {facts['crs'] or 'none'}, "
         f"GSD {plan.native.gsd[0]:.4g} × {plan.native.gsd[1]:.4g} {unit}\n"
         f"nodata {facts['nodata']}, blocks {facts['block'][0]} × {facts['block'][1]}, "

@@ -10,6 +10,8 @@ from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid
 from cloudmask.paths import is_local, is_zarr, without_scheme
 
+_SINGLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp")
+"""What others are made of GDAL knows: a VRT, Maxar's TIL or a DIMAP names its tiles."""
 _REMOTE = ("curl", "s3", "gs", "az", "adls", "oss", "swift")
 
 # GDAL's defaults suit one process with one thread: here each dask thread has its own handle, so
@@ -33,9 +35,9 @@ GDAL_OPTIONS: dict[str, Any] = {
 
 
 def files_of(path: str) -> list[str]:
-    """The file, those beside it that say where it lies and is valid, and what a VRT is made of."""
+    """The file, those beside it that say where it lies and is valid, and what it is made of."""
     path = without_scheme(path)
-    if Path(path).exists() and not is_zarr(path) and not path.lower().endswith(".vrt"):
+    if _is_single(path):
         return [path, *_beside(Path(path))]
     if is_zarr(path) or _is_elsewhere(path):
         return [path, *_archive_of(path)]
@@ -74,11 +76,16 @@ def parts_of(dataset: rasterio.DatasetReader, path: str) -> list[str]:
     # A URL has no version: to ask for its files would only ask the server for each that may be.
     if _is_elsewhere(path):
         return [path, *_archive_of(path)]
-    if dataset.driver != "VRT" and Path(path).exists():
+    if _is_single(path):
         return [path, *_beside(Path(path))]
     files = [file for file in dataset.files if not file.endswith(".aux.xml")] or [path]
     inner = [file for file in files if file != path and file.lower().endswith(".vrt")]
     return [*files, *(part for file in inner for part in files_of(file))]
+
+
+def _is_single(path: str) -> bool:
+    """Whether it is a file of a kind that has all of its pixels, known without opening it."""
+    return path.lower().endswith(_SINGLE) and Path(path).is_file()
 
 
 def _beside(file: Path) -> list[str]:

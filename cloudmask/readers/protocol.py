@@ -3,6 +3,7 @@
 A reader is small and frozen, and crosses to a worker; the open file stays there.
 """
 
+import hashlib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class Reader(Protocol):
 
     @property
     def version(self) -> str:
-        """Size, time and number of a local file: an overwritten file is another scene."""
+        """As `version_of`: an overwritten file is another scene."""
 
     @property
     def bands(self) -> tuple[int, ...]:
@@ -65,14 +66,19 @@ class Reader(Protocol):
 
 
 def version_of(path: str) -> str:
-    """Size, time and number of a local file, for a cache not to outlive it; empty for a URL."""
+    """Size and time of a local file, of a store of all its files; empty for a URL.
+
+    Not the inode: a copy that keeps its times is the same, as is a mount that numbers files anew.
+    """
     local = Path(path)
     if not local.exists():
         return ""
     if local.is_dir():
-        local = next((p for p in (local / "zarr.json", local / ".zmetadata") if p.exists()), local)
+        files = sorted(file for file in local.rglob("*") if file.is_file())
+        versions = [f"{file.relative_to(local)} {version_of(str(file))}" for file in files]
+        return hashlib.sha256("\n".join(versions).encode(errors="surrogateescape")).hexdigest()
     status = local.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def opening_of(path: str) -> str:

@@ -23,7 +23,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_remote, unsigned, unsigned_in
 from cloudmask.readers.files import GDAL_OPTIONS, parts_of
 from cloudmask.readers.handles import forget, kept_open
 from cloudmask.readers.protocol import DTYPES, check_nodata, listed, opening_of, version_of
@@ -152,9 +152,8 @@ class RasterReader:
                     kept_open(self.path, self.name, version) if keep else rasterio.open(self.name)
                 )
             except rasterio.errors.RasterioIOError as error:
-                raise OSError(
-                    f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
-                ) from _sendable(error)
+                said = f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"
+                raise OSError(unsigned_in(said)) from _sendable(error)
             with nullcontext() if keep else dataset:
                 yield dataset
 
@@ -164,10 +163,14 @@ class RasterReader:
         try:
             yield
         except rasterio.errors.RasterioIOError as error:
-            reason = "" if is_remote(self.path) else ", it is truncated or damaged"
+            # Workers log it. GDAL begins with the last part of the URL, what signs it with it.
             cause = first_line(error.__cause__ or error)
+            cause = cause.removeprefix(f"{self.path.rpartition('/')[2]}, ")
+            reason = ", it is truncated or damaged"
+            if is_remote(self.path):
+                reason = ", its server did not give all of it"  # GDAL does not tell why
             raise OSError(
-                f"{self.path} cannot be read at rows {window.row_off:.0f}–"
+                f"{unsigned(self.path)} cannot be read at rows {window.row_off:.0f}–"
                 f"{window.row_off + window.height:.0f}, columns {window.col_off:.0f}–"
                 f"{window.col_off + window.width:.0f}{reason}: {cause}"
             ) from _sendable(error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cloudmask.errors import SchedulerGoneError
 from cloudmask.locks import alone
 from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import check_free, check_place, full_disk, move
@@ -81,7 +82,7 @@ class Partial:
         try:
             answers = client.run(_read, str(self._begun), on_error="return")
         except OSError as error:
-            raise OSError(lost) from error
+            raise SchedulerGoneError(lost) from error
         for worker, found in answers.items():
             # One that dies meanwhile answers with an error: its successor sees what it saw.
             if found != self.run and not isinstance(found, OSError):

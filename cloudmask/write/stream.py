@@ -16,7 +16,7 @@ from dask.delayed import Delayed
 from dask.optimization import cull
 
 from cloudmask.chunks import Block
-from cloudmask.errors import first_line
+from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.watch import counter
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def active_client() -> Any:
     except ValueError:
         client = None
     if _required and (client is None or client.status == "closed"):
-        raise OSError(f"the scheduler at {_required[-1]} is gone")
+        raise SchedulerGoneError(f"the scheduler at {_required[-1]} is gone")
     if client is None:
         return None
     if dask.config.get("scheduler", None) not in (None, "dask.distributed"):
@@ -186,10 +186,10 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
             try:
                 futures = client.compute(_culled(row, shared), retries=_RETRIES)
             except ClosedClientError as error:
-                raise OSError(lost) from error
+                raise SchedulerGoneError(lost) from error
             futures, held[:] = futures[: len(row)], futures[len(row) :]
             if client.status != "running":  # one that is closed leaves what comes later waiting
-                raise OSError(lost)
+                raise SchedulerGoneError(lost)
             windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
             running.update(futures)
 
@@ -202,7 +202,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
             except Exception as error:  # whatever a worker raised, or that it died
                 failed = next((future for future in futures if future.status == "error"), None)
                 if client.status != "running":
-                    raise OSError(lost) from error
+                    raise SchedulerGoneError(lost) from error
                 if failed is None:  # the connection may tell before the client does
                     raise OSError(f"{lost}, or gave its chunks up: {first_line(error)}") from error
                 cause = failed.exception()  # which a cancelled one forgets

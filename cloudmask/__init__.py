@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudmask.cluster import connect, send_weights
+    from cloudmask.draw import Sampling
     from cloudmask.enlarging import enlarge
     from cloudmask.evaluation import evaluate, evaluate_model
+    from cloudmask.labelled import Reading
     from cloudmask.manifest import read_examples
     from cloudmask.mask import threshold
     from cloudmask.planes import open_label, open_valid
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CloudModel",
+    "Reading",
     "Recipe",
+    "Sampling",
     "cloud_cover",
     "connect",
     "enlarge",
@@ -50,7 +54,9 @@ __all__ = [
 
 _HOME = {
     "CloudModel": "registry",
+    "Reading": "labelled",
     "Recipe": "recipe",
+    "Sampling": "draw",
     "cloud_cover": "report",
     "connect": "cluster",
     "enlarge": "enlarging",

@@ -88,7 +88,7 @@ def patches(
         if "turn" in augment:
             image, label = turn(image, label, rng)
         if (label == CLOUD).mean() < 0.002:
-            if "sea" in augment and rng.random() < 0.45:
+            if "sea" in augment and rng.random() < 0.45 and not (label == CLOUD).any():
                 image = lay_sea(image, dark, rng)
             if "paste" in augment and rng.random() < 0.6:
                 image, label = paste_cloud(image, label, dark, mattes, rng)

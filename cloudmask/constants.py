@@ -23,4 +23,4 @@ GDAL_CACHE = 128 * 2**20
 """Bytes of decoded blocks that GDAL keeps, per process; by default it would take 5 % of memory."""
 
 HIGHEST_SEED = 2**32 - 1
-"""Of a sample."""
+"""Of a sample or a training run."""

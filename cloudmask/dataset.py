@@ -5,11 +5,13 @@ the seed and its number only, so that a run can be resumed anywhere.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
-from cloudmask.augment import patches
+from cloudmask.augment import Source, patches
 from cloudmask.constants import NODATA
 from cloudmask.draw import Draw, Sampling, by_set, real_clouds
 from cloudmask.labelled import Chunk, Reading, read
@@ -101,7 +103,9 @@ def validation_patches(
     -------
     pixels : (n, size, size, 3) float16, 0–255
     labels : (n, size, size, 1) uint8
-        At most `limit` patches, sets taking turns.
+        At most `limit` patches with a scored pixel, as many of each set as it has. Shuffled: the
+        losses of most batches are ratios of their own, and of one that is all clear would say
+        little of false cloud.
     """
     size = sampling.size
     places: dict[str, list[tuple[Chunk, int, int]]] = {}
@@ -110,16 +114,23 @@ def validation_patches(
         places.setdefault(chunk.example.set, []).extend(
             (chunk, y, x) for y in _starts(height, size) for x in _starts(width, size)
         )
+    source = lru_cache(maxsize=1)(partial(read, reading=reading))  # of neighbours it is the same
     share = -(-limit // len(places))
     chosen = []
     for members in places.values():
-        every = np.linspace(0, len(members) - 1, min(share, len(members))).round().astype(int)
-        chosen.append([members[i] for i in every])
-    turns = [
-        members[i] for i in range(max(map(len, chosen))) for members in chosen if i < len(members)
-    ]
-    made = [_validation_patch(chunk, y, x, size, reading) for chunk, y, x in turns[:limit]]
-    pixels, labels = zip(*made, strict=True)
+        parts = min(share, len(members))
+        begins = [len(members) * part // parts for part in range(parts + 1)]
+        # Evenly over the set: of each part the first patch that says anything.
+        found = [
+            next(
+                filter(_is_scored, (_cut(source(chunk), y, x, size) for chunk, y, x in part)), None
+            )
+            for part in (members[start:stop] for start, stop in pairwise(begins))
+        ]
+        chosen.append([patch for patch in found if patch])
+    turns = [patch for turn in zip_longest(*chosen) for patch in turn if patch][:limit]
+    order = np.random.default_rng(0).permutation(len(turns))
+    pixels, labels = zip(*(turns[i] for i in order), strict=True)
     return np.stack(pixels), np.stack(labels)[..., None]
 
 
@@ -129,12 +140,13 @@ def _starts(length: int, size: int) -> list[int]:
     return [int(start) for start in spread.round()]
 
 
-def _validation_patch(
-    chunk: Chunk, y: int, x: int, size: int, reading: Reading
-) -> tuple[Any, Labels]:
-    source = read(chunk, reading)
+def _cut(source: Source, y: int, x: int, size: int) -> tuple[Any, Labels]:
     window = np.s_[y : y + size, x : x + size]
     image, label = source.pixels[window], source.label[window]
     pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]
     image = np.pad(image, [*pad, (0, 0)], "symmetric")
     return (image * 255).astype("float16"), np.pad(label, pad, constant_values=NODATA)
+
+
+def _is_scored(patch: tuple[Any, Labels]) -> bool:
+    return bool((patch[1] != NODATA).any())

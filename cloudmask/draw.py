@@ -12,6 +12,7 @@ import numpy as np
 
 from cloudmask.augment import AUGMENTATIONS, Source, patches
 from cloudmask.checks import real, settle, whole
+from cloudmask.constants import HIGHEST_SEED
 from cloudmask.pasting import Pixels, matte
 
 C = TypeVar("C")
@@ -45,6 +46,8 @@ class Sampling:
             augment=tuple(self.augment),
             mix=tuple((name, real("mix", times)) for name, times in dict(self.mix).items()),
         )
+        if self.seed > HIGHEST_SEED:
+            raise ValueError(f"seed is {self.seed}: give at most {HIGHEST_SEED}")
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(

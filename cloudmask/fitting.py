@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cloudmask.constants import NODATA
 from cloudmask.metrics import CloudScores
 from cloudmask.paths import read_json
 from cloudmask.runs import HISTORY
@@ -237,10 +238,11 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         return self.folder / "checkpoint" / f"epoch-{epochs:04d}.weights.h5"
 
     def _draw_examples(self) -> None:
-        """Each example, its label and its probability, one above the other."""
+        """Each example, its label (not scored: grey) and its probability, one above the other."""
         with self.logs.as_default(step=self.epoch + 1):
             for i, (pixels, label) in enumerate(self.examples):
                 probability = self.model(pixels[None], training=False)[0]
-                grey = [tf.minimum(tf.cast(label, tf.float32), 2) / 2, probability]
+                known = tf.where(label == NODATA, 0.5, tf.cast(label, tf.float32))
+                grey = [known, probability]
                 column = [pixels / 255, *(tf.repeat(plane, 3, axis=-1) for plane in grey)]
                 tf.summary.image(f"example_{i}", tf.concat(column, axis=0)[None])

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 
 from cloudmask.augment import Source
-from cloudmask.checks import settle, whole
+from cloudmask.checks import real, settle, whole
 from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.grid import grid_of
 from cloudmask.manifest import Example
-from cloudmask.planes import open_label
+from cloudmask.planes import open_label, open_valid
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_scene
 from cloudmask.stretch import check_stretch
@@ -37,15 +37,17 @@ class Reading:
     """Value that maps to 255 in images that are not uint8 and have none in the manifest."""
     stretch: float | None = None
     """Or: percentile to clip."""
+    nodata: float | None = None
+    """Value of images that is nodata, besides what they declare."""
     cloud: tuple[int, ...] | None = None
     """Values of a label that mean cloud; all others mean clear, but for 255 and what the label
     declares as nodata: not scored. None: labels are 0, 1 and 255."""
 
     def __post_init__(self) -> None:
         check_stretch(self.scale, self.stretch)
-        for name in ("scale", "stretch"):
+        for name in ("scale", "stretch", "nodata"):
             if (number := getattr(self, name)) is not None:
-                settle(self, **{name: float(number)})
+                settle(self, **{name: real(name, number)})
         if self.cloud is None:
             return
         if not isinstance(self.cloud, Iterable):
@@ -110,7 +112,13 @@ def _open_pair(
     foreign = facts["dtype"] != "uint8"
     given = reading if foreign and example.scale is None else Reading(scale=example.scale)
     try:
-        scene = open_scene(example.image, scale=given.scale, stretch=given.stretch, chunk=chunk)
+        scene = open_scene(
+            example.image,
+            scale=given.scale,
+            stretch=given.stretch,
+            nodata=reading.nodata,
+            chunk=chunk,
+        )
     except ValueError as error:
         raise ValueError(f"{example.image}: {error}") from error
     label = classes_of(open_label(example.label, chunk=chunk), reading, example.label)
@@ -121,6 +129,8 @@ def _open_pair(
 
 def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
     """Read every label once, check it against its image's header, and count its classes.
+
+    Of an image that may be nodata it is read, too, where that is.
 
     Returns
     -------
@@ -136,7 +146,10 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk
     for example in examples:
         _, label = open_pair(example, reading)
         data = da.asarray(label.data)
-        counts = dask.compute(*[dask.delayed(_count)(b) for b in data.to_delayed().ravel()])
+        # A frame of nodata is often labelled clear, and teaches nothing.
+        valid = open_valid(example.image, nodata=reading.nodata, chunk=data.chunks).data
+        pairs = zip(data.to_delayed().ravel(), valid.to_delayed().ravel(), strict=True)
+        counts = dask.compute(*[dask.delayed(_count)(*pair) for pair in pairs])
         windows = [
             (rows, columns)
             for rows in pairwise(edges(data.chunks[0]))
@@ -215,6 +228,6 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
         )
 
 
-def _count(classes: Block) -> tuple[int, int]:
-    """Pixels that are clear, and those that are cloud."""
-    return int((classes == CLEAR).sum()), int((classes == CLOUD).sum())
+def _count(classes: Block, valid: Block) -> tuple[int, int]:
+    """Valid pixels that are clear, and those that are cloud."""
+    return int((valid & (classes == CLEAR)).sum()), int((valid & (classes == CLOUD)).sum())

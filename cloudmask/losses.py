@@ -32,6 +32,8 @@ def make_loss(name: str) -> Callable[[Any, Any], Any]:
     ValueError
         No such term.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"loss is {name!r}: give a name, such as 'f1' or 'bce+f2'")
     terms = [_term(part) for part in name.split("+")]
 
     def loss(label: Any, probability: Any) -> Any:

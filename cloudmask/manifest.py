@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cloudmask.paths import is_local, resolved, unsigned, without_scheme
+
+logger = logging.getLogger(__name__)
 
 OVERALL = "overall"
 """What all sets together are called in tables."""
@@ -69,7 +72,7 @@ def read_examples(path: str | Path) -> list[Example]:
         raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
     examples = _match_folders(path) if path.is_dir() else _read_csv(path)
     files = [file for example in examples for file in (example.image, example.label)]
-    missing = [file for file in files if is_local(file) and not Path(file).exists()]
+    missing = [file for file in dict.fromkeys(files) if is_local(file) and not Path(file).exists()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} files that {path} names do not exist: {', '.join(missing)}"
@@ -92,7 +95,7 @@ def _read_csv(path: Path) -> list[Example]:
         raise ValueError(f"{path} is no manifest: it is not text in UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
-        names = reader.fieldnames or []
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         absent = [column for column in _COLUMNS if column not in names]
         if absent:
             raise ValueError(
@@ -104,6 +107,15 @@ def _read_csv(path: Path) -> list[Example]:
         raise ValueError(f"{path} is no manifest, line {reader.line_num}: {error}") from error
     if not examples:
         raise ValueError(f"{path} lists no image")
+    splits: dict[str, set[str]] = {}
+    for example in examples:
+        splits.setdefault(example.scene, set()).add(example.split)
+    if shared := [unsigned(scene) for scene, among in splits.items() if len(among) > 1]:
+        named = ", ".join(shared[:3]) + " …" * (len(shared) > 3)
+        logger.warning(
+            "%s has images of one scene in several splits (%s): what was trained on a neighbour "
+            "scores too well", path, named,
+        )  # fmt: skip
     split_of: dict[str, str] = {}
     for example in examples:
         image = unsigned(resolved(example.image))
@@ -125,14 +137,15 @@ def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
     for column in _COLUMNS:
         if not row[column]:
             raise ValueError(f"{where}: {column} is empty")
-    if row["split"] not in SPLITS:
-        raise ValueError(f"{where}: split is {row['split']!r}: it must be {', '.join(SPLITS)}")
+    split = row["split"].strip()
+    if split not in SPLITS:
+        raise ValueError(f"{where}: split is {split!r}: it must be {', '.join(SPLITS)}")
     if row.get("set") == OVERALL:
         raise ValueError(f"{where}: set is {OVERALL!r}, as all sets together are called: rename it")
     return Example(
         image=_located(row["image"], folder),
         label=_located(row["label"], folder),
-        split=row["split"],
+        split=split,
         scene=row.get("scene") or row["image"],
         set=row.get("set") or "all",
         gsd=_number(row.get("gsd") or row.get("gsd_m"), "gsd", where),

@@ -105,7 +105,7 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         axis.set_axis_off()
     for i, tile in enumerate(tiles):
         row, first = divmod(i, 2)
-        known = tile.label != NODATA
+        known = (tile.label != NODATA) & (tile.mask != NODATA)
         label = np.repeat(np.where(known, tile.label * 255, 128)[..., None], 3, axis=2)
         image = brightened(tile.pixels)
         errors = (image * 0.5).astype("uint8")

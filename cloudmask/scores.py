@@ -105,17 +105,22 @@ def intervals(tallies: Sequence[Tally], threshold: float) -> dict[str, tuple[flo
     Parameters
     ----------
     tallies : sequence of Tally
-        One for each scene, since pixels of one scene are not independent. Fewer than two have no
-        interval. What is drawn without any cloud counts for accuracy, Brier score and false cloud.
+        One for each scene, since pixels of one scene are not independent. A score has an interval
+        if two of them or more tell of it: with cloud, of scores of cloud; without, of false cloud.
+        What is drawn without any cloud counts for the others.
     """
     if len(tallies) < 2:
         return {}
+    cloudy = sum(bool(one.cloud.sum()) for one in tallies)
+    telling = dict.fromkeys(_OF_CLOUD, cloudy) | {"false_cloud": len(tallies) - cloudy}
     counts = _counts(tallies, threshold)
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(tallies), size=(_RESAMPLES, len(tallies)))
     resampled = [_scores(counts[rows].sum(axis=0)) for rows in drawn]
     result = {}
     for field in fields(Scores):
+        if telling.get(field.name, len(tallies)) < 2:
+            continue
         with_cloud = field.name in _OF_CLOUD
         drawn_ones = [s for s in resampled if not with_cloud or np.isfinite(s.recall)]
         values = np.array([getattr(scores, field.name) for scores in drawn_ones])

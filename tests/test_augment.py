@@ -150,3 +150,15 @@ def test_each_augmentation_alone_changes_pictures(name):
     plain, _ = patches(source(cloud=False), 40, SIZE, np.random.default_rng(0), augment=())
     made, _ = patches(source(cloud=False), 40, SIZE, np.random.default_rng(0), augment=(name,))
     assert (made != plain).any()
+
+
+def test_sea_covers_no_cloud_that_is_labelled():
+    """A small cloud under it would teach that sea is cloud."""
+    pixels = np.full((SIZE * 4, SIZE * 4, 3), 0.2, "float32")
+    label = np.zeros(pixels.shape[:2], "uint8")
+    label[120:128, 120:128] = 1
+    pixels[label == 1] = 0.9
+    made, labels = patches(
+        Source(pixels, label), 100, SIZE * 4, np.random.default_rng(0), augment=("sea",)
+    )
+    assert made[labels == 1].min() > 0.85 * 255

@@ -56,6 +56,22 @@ def test_what_commands_print_names_urls_without_their_signature(make_scene, rng,
     assert not [line for line in said if "secret" in line.stdout + line.stderr]
 
 
+def test_undeclared_nodata_is_not_scored(make_scene, rng):
+    pixels = rng.integers(30, 60, (3, 64, 96), "uint8")
+    pixels[:, :, :32] = 0
+    scene, label = make_scene(pixels), make_scene(np.zeros((1, 64, 96), "uint8"), "label.tif")
+    scored = [
+        json.loads(run("evaluate", "lite", scene, label, "--json", *options).stdout)["overall"]
+        for options in ((), ("--nodata", 0))
+    ]
+    assert [round(scores["pixels"]) for scores in scored] == [64 * 96, 64 * 64]
+
+
+def test_a_label_without_cloud_is_scored_by_what_it_can_tell(make_scene):
+    label = make_scene(np.zeros((1, 64, 96), "uint8"))
+    assert run("evaluate", label, label).stdout == "accuracy 1.000, false cloud 0.000\n"
+
+
 def listing(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""

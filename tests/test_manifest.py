@@ -130,3 +130,17 @@ def test_what_is_no_manifest(tmp_path):
         read_examples(tmp_path / "none.csv")
     with pytest.raises(FileNotFoundError, match="images does not exist"):
         read_examples(tmp_path)
+
+
+def test_a_scene_in_two_splits_is_told_of(files, caplog):
+    text = "image,label,split,scene\na.png,al.png,train,A\nb.png,bl.png,{},A\n"
+    read_examples(manifest(files, text.format("train")))
+    assert not caplog.messages
+    read_examples(manifest(files, text.format("val")))
+    (said,) = caplog.messages
+    assert "has images of one scene in several splits (A): " in said
+
+
+def test_spaces_after_names_of_columns_and_splits_are_nothing(files):
+    (one,) = read_examples(manifest(files, "image ,label, split \na.png,al.png,train \n"))
+    assert one.split == "train"

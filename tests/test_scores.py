@@ -101,11 +101,23 @@ def test_scenes_drawn_without_cloud_say_nothing_of_it(rng):
     one_false[0] = 1
     label = (np.arange(400) < 200).astype("uint8")
     cloudy = tally(np.where(rng.random(400) < 0.05, 1 - label, label).astype("uint8"), label)
-    clean, spoilt = (intervals([cloudy, tally(m, clear)], 0.5) for m in (clear, one_false))
+    clean, spoilt = (
+        intervals([cloudy] * 6 + [tally(m, clear)] * 2, 0.5) for m in (clear, one_false)
+    )
     for name in ("precision", "recall", "f1", "f2", "iou", "miou"):
         assert spoilt[name][0] == pytest.approx(clean[name][0], abs=0.01), name
         assert spoilt[name][0] > 0.8
     assert spoilt["false_cloud"] == (1 / 400, 1 / 400)
+
+
+def test_what_one_scene_tells_has_no_interval(rng):
+    """It would be of no width, and read as certain."""
+    cloudy = tally(*example(rng))
+    clear = tally(np.zeros(400, "uint8"), np.zeros(400, "uint8"))
+    of_cloud = {"precision", "recall", "f1", "f2", "iou", "miou"}
+    of_all = {"accuracy", "brier"}
+    assert intervals([cloudy, clear, clear], 0.5).keys() == {*of_all, "false_cloud"}
+    assert intervals([cloudy, cloudy, clear], 0.5).keys() == of_all | of_cloud
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

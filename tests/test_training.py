@@ -460,6 +460,7 @@ def test_a_recipe_that_cannot_work_is_refused(changes, match):
         ({"batch_size": 0}, "batch size is 0: give at least 1"),
         ({"batch_size": 2.5}, "batch size is 2.5: give a whole number"),
         ({"seed": -1}, "seed is -1: give at least 0"),
+        ({"seed": 2**32}, "seed is 4294967296: give at most 4294967295"),
     ],
 )
 def test_a_sampling_that_cannot_work_is_refused(changes, match):
@@ -473,7 +474,7 @@ def test_choices_in_numpy_s_types_and_as_a_dict_are_python_s():
     recipe = Recipe(learning_rate=np.float64(1e-3), sampling=sampling, reading=reading)
     written = json.loads(json.dumps(asdict(recipe)))
     assert written["sampling"]["mix"] == [["a", 2.0]]
-    assert written["reading"] == {"scale": 255.0, "stretch": None, "cloud": [1]}
+    assert written["reading"] == {"scale": 255.0, "stretch": None, "nodata": None, "cloud": [1]}
     hash(recipe)
 
 

@@ -56,7 +56,6 @@ def _tile(wrong: Wrong, cut: float) -> Tile:
     pixels = np.nan_to_num(np.moveaxis(wrong.picture.to_numpy(), 0, -1))
     found = xr.DataArray(wrong.found, dims=("y", "x"))
     mask = found if found.dtype == np.uint8 else threshold(found, cut)
-    title = (
-        f"{wrong.example.set}: {Path(unsigned(wrong.example.image)).name}, {wrong.share:.0%} wrong"
-    )
+    name = Path(unsigned(wrong.example.image)).name
+    title = f"{wrong.example.set}: {name}\n{wrong.share:.0%} wrong"
     return Tile(title, pixels.astype("uint8"), wrong.label.to_numpy(), mask.to_numpy())

@@ -124,7 +124,7 @@ def draw_worst(tiles: Sequence[Tile], path: Path) -> None:
         # A longer line would push the pictures apart.
         lines = (
             line if len(line) <= _TITLE else f"{line[: _TITLE - 1]}…"
-            for line in tile.title.split(", ")
+            for line in tile.title.split("\n")
         )
         axes[row, 3 * first].set_title("\n".join(lines), fontsize=7, loc="left")
     figure.savefig(path, dpi=90, format="png")
@@ -149,4 +149,6 @@ def draw_history(epochs: Sequence[dict[str, float]], path: Path) -> None:
     scores.legend()
     curve(rates, "learning_rate", "learning rate")
     rates.set(title="learning rate", xlabel="epoch", yscale="log")
+    for axes in (losses, scores, rates):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=90, format="png")

@@ -763,11 +763,11 @@ def test_labels_of_another_shape_are_refused_before_training(tmp_path):
 
 
 def test_a_student_is_given_the_mean_of_label_and_teachers(tmp_path):
-    """`weights/pool.py` and `distil.py`, with two small teachers."""
+    """`weights/pool.py` and `distil.py`, with two small teachers that see other views."""
     manifest = write_tiles(tmp_path / "tiles", "ttttvv", side=256)
     scripts = Path(__file__).parents[1] / "weights"
     for command in (
-        ["pool.py", manifest, "pool", "--teacher=lite,unet-slim", "--patches=16"],
+        ["pool.py", manifest, "pool", "--teacher=lite:doubled,unet-slim:mirrored", "--patches=16"],
         ["distil.py", manifest, "student", "pool", "--steps=8", "--epochs=1", "--batch-size=4"],
     ):
         subprocess.run(
@@ -777,8 +777,20 @@ def test_a_student_is_given_the_mean_of_label_and_teachers(tmp_path):
     scored = targets[targets != 255]
     assert set(np.unique(scored)) - {0, 200}  # neither of the label's own values
     pixels = np.load(tmp_path / "pool" / "pixels.npy")[:4].astype("float32")
-    said = np.clip([load_model(name)(pixels) for name in ("lite", "unet-slim")], 1e-4, 1 - 1e-4)
-    mean = 1 / (1 + np.exp(-np.log(said / (1 - said)).mean(axis=0)))
+    lite, slim = load_model("lite"), load_model("unet-slim")
+    twice = [
+        [
+            np.asarray(Image.fromarray(band).resize((512, 512), Image.Resampling.BILINEAR))
+            for band in p
+        ]
+        for p in np.moveaxis(pixels, -1, 1)
+    ]
+    doubled = lite(np.moveaxis(np.array(twice), 1, -1)).reshape(4, 256, 2, 256, 2).mean(axis=(2, 4))
+    mirrored = np.mean(
+        [np.flip(slim(np.flip(pixels, 1)), 1), np.flip(slim(np.flip(pixels, 2)), 2),
+         slim(pixels.transpose(0, 2, 1, 3)).transpose(0, 2, 1)], axis=0,
+    )  # fmt: skip
+    mean = (doubled + mirrored) / 2
     learned = targets[:4, ..., 0] / np.float32(100)
     off = np.minimum(abs(learned - mean), abs(learned - 1 - mean))[targets[:4, ..., 0] != 255]
     assert np.quantile(off, 0.95) < 0.05  # they saw these pixels before they were rounded

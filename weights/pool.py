@@ -1,15 +1,17 @@
-"""Ask a model once what it says of many patches, for others to learn from; or two models.
+"""Ask a model once what it says of many patches, for others to learn from; or several models.
 
-    python weights/pool.py MANIFEST POOL --teacher unet-f1 --patches 1408
+    python weights/pool.py MANIFEST POOL --teacher unet-slim:mirrored,lite:doubled --patches 1408
 
 POOL gets augmented patches of the split `train` (pixels.npy), the mean of their label and of what
-the model says (targets.npy), and what it was made from (pool.json). Of two models it is the
-mean of their logits. `distil.py` takes it from there; `slim.py`, too, if a U-Net was asked.
+the model says (targets.npy), and what it was made from (pool.json). Of several models it is the
+mean of what they say, and a model may be shown other views of a patch than the patch itself.
+`distil.py` takes it from there; `slim.py`, too, if a U-Net was asked.
 """
 
 import argparse
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +33,25 @@ FACTS = "pool.json"
 READING = Reading(scale=65535)
 BATCH = 8
 
-_LEAST = 1e-4
-"""Nobody is surer than that: of two, one would decide alone."""
+
+def doubled(model: CloudModel, pixels: Block) -> Block:
+    """What a model says of patches enlarged twice, bilinearly; the mean of four pixels each."""
+    import keras
+
+    n, y, x, _ = pixels.shape
+    said = model(keras.ops.image.resize(pixels, (2 * y, 2 * x)).numpy())
+    return said.reshape(n, y, 2, x, 2).mean(axis=(2, 4))
+
+
+def mirrored(model: CloudModel, pixels: Block) -> Block:
+    """The mean of what a model says of patches upside down, mirrored, and with y and x changed."""
+    upside_down = model(pixels[:, ::-1])[:, ::-1]
+    left_to_right = model(pixels[:, :, ::-1])[:, :, ::-1]
+    transposed = model(pixels.swapaxes(1, 2)).swapaxes(1, 2)
+    return (upside_down + left_to_right + transposed) / 3
+
+
+VIEWS = {"": CloudModel.__call__, "doubled": doubled, "mirrored": mirrored}
 
 
 def main() -> None:
@@ -40,17 +59,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pool", type=Path)
-    parser.add_argument("--teacher", required=True, help="or two, as in unet-slim,lite")
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        help="NAME, NAME:doubled or NAME:mirrored, or several with commas between",
+    )
     parser.add_argument("--patches", type=int, required=True)
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    named = [teacher.partition(":")[::2] for teacher in args.teacher.split(",")]
+    if unknown := {view for _, view in named} - set(VIEWS):
+        parser.error(f"there is no view {', '.join(sorted(unknown))}: doubled or mirrored")
     log_to_stderr(quiet=False)
     start_tensorflow()
     # Tinted later: of cloud in its own colours the teacher knows more.
     plain = tuple(name for name in AUGMENTATIONS if name != "tint")
     draw = Sampling(batch_size=BATCH, seed=args.seed, augment=plain, mix=args.mix)
-    teachers = [load_model(name) for name in args.teacher.split(",")]
+    teachers = [partial(VIEWS[view], load_model(name)) for name, view in named]
     chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
     args.pool.mkdir(parents=True)
     pixels, targets = (
@@ -61,7 +87,8 @@ def main() -> None:
     )
     batches = training_batches(chunks, READING, draw)
     for at, (image, label) in zip(range(0, args.patches, BATCH), batches, strict=False):
-        said, given = _mean_of(teachers, image.numpy())[..., None], label.numpy()
+        views = [teacher(image.numpy()) for teacher in teachers]
+        said, given = np.mean(views, axis=0)[..., None], label.numpy()
         end = min(at + BATCH, args.patches)
         pixels[at:end] = image.numpy().round()[: end - at]
         mean = np.where(given == NODATA, NODATA, np.round((said + given) * 100))
@@ -70,12 +97,6 @@ def main() -> None:
             logger.info("pool: %d of %d patches", end, args.patches)
     facts = {"teacher": args.teacher, "seed": args.seed, "mix": dict(args.mix)}
     (args.pool / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def _mean_of(teachers: list[CloudModel], pixels: Block) -> Block:
-    """Probability whose logit is the mean of what the teachers say."""
-    said = np.clip([teacher(pixels) for teacher in teachers], _LEAST, 1 - _LEAST)
-    return 1 / (1 + np.exp(-np.log(said / (1 - said)).mean(axis=0)))
 
 
 if __name__ == "__main__":

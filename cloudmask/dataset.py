@@ -103,9 +103,8 @@ def validation_patches(
     -------
     pixels : (n, size, size, 3) float16, 0–255
     labels : (n, size, size, 1) uint8
-        At most `limit` patches with a scored pixel, as many of each set as it has. Shuffled: the
-        losses of most batches are ratios of their own, and of one that is all clear would say
-        little of false cloud.
+        At most `limit` patches with a scored pixel, sets taking turns; then shuffled: most losses
+        are ratios of their batch, and of one that is all clear say little of false cloud.
     """
     size = sampling.size
     places: dict[str, list[tuple[Chunk, int, int]]] = {}
@@ -115,19 +114,17 @@ def validation_patches(
             (chunk, y, x) for y in _starts(height, size) for x in _starts(width, size)
         )
     source = lru_cache(maxsize=1)(partial(read, reading=reading))  # of neighbours it is the same
+
+    def first_scored(part: list[tuple[Chunk, int, int]]) -> tuple[Any, Labels] | None:
+        cuts = (_cut(source(chunk), y, x, size) for chunk, y, x in part)
+        return next((cut for cut in cuts if (cut[1] != NODATA).any()), None)
+
     share = -(-limit // len(places))
     chosen = []
     for members in places.values():
         parts = min(share, len(members))
         begins = [len(members) * part // parts for part in range(parts + 1)]
-        # Evenly over the set: of each part the first patch that says anything.
-        found = [
-            next(
-                filter(_is_scored, (_cut(source(chunk), y, x, size) for chunk, y, x in part)), None
-            )
-            for part in (members[start:stop] for start, stop in pairwise(begins))
-        ]
-        chosen.append([patch for patch in found if patch])
+        chosen.append([first_scored(members[start:stop]) for start, stop in pairwise(begins)])
     turns = [patch for turn in zip_longest(*chosen) for patch in turn if patch][:limit]
     order = np.random.default_rng(0).permutation(len(turns))
     pixels, labels = zip(*(turns[i] for i in order), strict=True)
@@ -146,7 +143,3 @@ def _cut(source: Source, y: int, x: int, size: int) -> tuple[Any, Labels]:
     pad = [(0, size - label.shape[0]), (0, size - label.shape[1])]
     image = np.pad(image, [*pad, (0, 0)], "symmetric")
     return (image * 255).astype("float16"), np.pad(label, pad, constant_values=NODATA)
-
-
-def _is_scored(patch: tuple[Any, Labels]) -> bool:
-    return bool((patch[1] != NODATA).any())

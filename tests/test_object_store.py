@@ -49,12 +49,14 @@ def served(**settings):
         for key, value in environment.items():
             patch.setenv(key, value)
         client = boto3.client("s3")
-        for _ in range(100):
+        for _ in range(500):  # beside other tests it takes its time
             try:
                 client.create_bucket(Bucket=BUCKET)
                 break
             except EndpointConnectionError:
                 time.sleep(0.2)
+        else:
+            pytest.fail("the server did not start")
         yield client
     server.terminate()
     server.wait()

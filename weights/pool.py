@@ -11,13 +11,12 @@ mean of what they say, and a model may be shown other views of a patch than the 
 import argparse
 import json
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from views import committee
 
 from cloudmask.augment import AUGMENTATIONS
-from cloudmask.chunks import Block
 from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
@@ -26,7 +25,6 @@ from cloudmask.draw import Sampling
 from cloudmask.labelled import Reading, labelled_chunks
 from cloudmask.manifest import read_examples, select_split
 from cloudmask.network import start_tensorflow
-from cloudmask.registry import CloudModel, load_model
 
 logger = logging.getLogger("cloudmask")
 FACTS = "pool.json"
@@ -34,49 +32,22 @@ READING = Reading(scale=65535)
 BATCH = 8
 
 
-def doubled(model: CloudModel, pixels: Block) -> Block:
-    """What a model says of patches enlarged twice, bilinearly; the mean of four pixels each."""
-    import keras
-
-    n, y, x, _ = pixels.shape
-    said = model(keras.ops.image.resize(pixels, (2 * y, 2 * x)).numpy())
-    return said.reshape(n, y, 2, x, 2).mean(axis=(2, 4))
-
-
-def mirrored(model: CloudModel, pixels: Block) -> Block:
-    """The mean of what a model says of patches upside down, mirrored, and with y and x changed."""
-    upside_down = model(pixels[:, ::-1])[:, ::-1]
-    left_to_right = model(pixels[:, :, ::-1])[:, :, ::-1]
-    transposed = model(pixels.swapaxes(1, 2)).swapaxes(1, 2)
-    return (upside_down + left_to_right + transposed) / 3
-
-
-VIEWS = {"": CloudModel.__call__, "doubled": doubled, "mirrored": mirrored}
-
-
 def main() -> None:
     """Read the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pool", type=Path)
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        help="NAME, NAME:doubled or NAME:mirrored, or several with commas between",
-    )
+    parser.add_argument("--teacher", required=True, help="or several; see views.py")
     parser.add_argument("--patches", type=int, required=True)
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    named = [teacher.partition(":")[::2] for teacher in args.teacher.split(",")]
-    if unknown := {view for _, view in named} - set(VIEWS):
-        parser.error(f"there is no view {', '.join(sorted(unknown))}: doubled or mirrored")
+    teacher = committee(args.teacher)
     log_to_stderr(quiet=False)
     start_tensorflow()
     # Tinted later: of cloud in its own colours the teacher knows more.
     plain = tuple(name for name in AUGMENTATIONS if name != "tint")
     draw = Sampling(batch_size=BATCH, seed=args.seed, augment=plain, mix=args.mix)
-    teachers = [partial(VIEWS[view], load_model(name)) for name, view in named]
     chunks = labelled_chunks(select_split(read_examples(args.manifest), "train"), READING)
     args.pool.mkdir(parents=True)
     pixels, targets = (
@@ -87,8 +58,7 @@ def main() -> None:
     )
     batches = training_batches(chunks, READING, draw)
     for at, (image, label) in zip(range(0, args.patches, BATCH), batches, strict=False):
-        views = [teacher(image.numpy()) for teacher in teachers]
-        said, given = np.mean(views, axis=0)[..., None], label.numpy()
+        said, given = teacher(image.numpy())[..., None], label.numpy()
         end = min(at + BATCH, args.patches)
         pixels[at:end] = image.numpy().round()[: end - at]
         mean = np.where(given == NODATA, NODATA, np.round((said + given) * 100))

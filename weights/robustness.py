@@ -2,10 +2,10 @@
 
     python weights/robustness.py MANIFEST MODEL… [--only as-is] [--split val] [--scale 65535]
 
-A line for each condition: F1 of each set, the share of false cloud over every fourth image without
-cloud, and the measure that models and thresholds were chosen by: the mean F1 of the sets less five
-times that share. The threshold is the one of the best measure on images as they are, in steps of
-0.05.
+MODEL may be several models, and they may be shown other views: views.py. A line for each condition:
+F1 of each set, the share of false cloud over every fourth image without cloud, and the measure that
+models and thresholds were chosen by: the mean F1 of the sets less five times that share. The
+threshold is the one of the best measure on images as they are, in steps of 0.05.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from PIL import Image, ImageFilter
+from views import committee
 
-from cloudmask import load_model, predict
+from cloudmask import CloudModel, predict
 from cloudmask.constants import CLOUD, NODATA
 from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
@@ -108,6 +109,14 @@ def images(manifest: Path, split: str, scale: float | None) -> Iterator[tuple[st
         yield example.set, scene.to_numpy().astype("float32"), label.to_numpy()
 
 
+def whole(model: CloudModel, pixels: Array) -> Array:
+    """What a model says of images of any size, with nodata."""
+    scene = xr.DataArray(pixels, dims=("time", "y", "x", "band")).transpose(
+        "time", "band", "y", "x"
+    )
+    return predict(scene.chunk(), model).to_numpy()
+
+
 def main() -> None:
     """Read the command line and print a line for each condition."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -129,21 +138,21 @@ def main() -> None:
         false = score(tallies[CLEAR], threshold).false_cloud
         return float(np.mean(f1)) - 5 * false, f1, false
 
-    print(f"{'model':24} {'':12}", *(f"{name:>15}" for name in [*sets, "false cloud", "measure"]))
+    print(f"{'model':31} {'':12}", *(f"{name:>15}" for name in [*sets, "false cloud", "measure"]))
     for name in args.models:
-        model, threshold = load_model(name), None
+        model, threshold = committee(name, whole), None
         for condition in dict.fromkeys(["as-is", *args.only]):
             tallies = defaultdict(list)
             for of_set, pixels, label in read:
                 is_told = condition != "reflectance" or of_set in LINEAR
                 change = CONDITIONS[condition if is_told else "as-is"]
                 seen, classes = change(pixels, label)
-                scene = xr.DataArray(seen.astype("float32"), dims=("band", "y", "x")).chunk()
-                tallies[of_set].append(tally(predict(scene, model).to_numpy(), classes))
+                (said,) = model(np.moveaxis(seen.astype("float32"), 0, -1)[None])
+                tallies[of_set].append(tally(said, classes))
             threshold = threshold or max(THRESHOLDS, key=lambda t: measure(tallies, t)[0])
             found, f1, false = measure(tallies, threshold)
             values = [*(f"{value:15.3f}" for value in f1), f"{false:15.2%}", f"{found:15.3f}"]
-            print(f"{Path(name).stem[-24:]:24} {condition:12}", *values, f"{threshold:.2f}")
+            print(f"{Path(name).stem[-31:]:31} {condition:12}", *values, f"{threshold:.2f}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ class Grid:
         t = self.transform
         if self.crs.is_geographic:
             _, latitude = t @ (self.width / 2, self.height / 2)
-            metres_y, metres_x = _metres_per_degree(latitude)
+            unit = self.crs.units_factor[1]  # radians: of degrees, or of grads
+            metres_y, metres_x = (
+                metres * math.degrees(unit)
+                for metres in _metres_per_degree(latitude * math.degrees(unit))
+            )
         else:
             metres_y = _metres_per_unit(self.crs)
             if _is_mercator(self.crs):  # Snyder 1987, eq. 7-2: metres at the equator

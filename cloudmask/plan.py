@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 # A smaller scene leaves a network too little context to tell cloud from roof.
 _SMALLEST_SIDE = 256
 
+# Longer in one direction than this pixels look stretched to a network.
+_OBLONG = 1.2
+
 # What is asked for may be coarser, but of a few pixels a network makes nothing.
 _LEAST = 8
 
@@ -74,7 +77,8 @@ def default_gsd(native: Grid, model: CloudModel) -> float | None:
     """The ground sample distance to read a scene at, where the user names none.
 
     The model's own where the scene is finer; finer than that, but within the model's range, where
-    the scene would otherwise shrink below 256 pixels a side.
+    the scene would otherwise shrink below 256 pixels a side. Where pixels are oblong, such as those
+    of degrees far from the equator, at least their longer side: networks know square ones.
 
     Returns
     -------
@@ -83,10 +87,11 @@ def default_gsd(native: Grid, model: CloudModel) -> float | None:
     """
     if model.gsd is None or model.gsd_range is None or native.crs is None:
         return None
-    own = max(native.gsd)
+    finest, own = sorted(native.gsd)
     sides = (native.height * native.gsd[0], native.width * native.gsd[1])
-    target = min(model.gsd, max(min(sides) / _SMALLEST_SIDE, model.gsd_range[0]))
-    return target if target > own else None
+    smallest = max(min(sides) / _SMALLEST_SIDE, model.gsd_range[0])
+    target = max(own, min(model.gsd, smallest, max(sides) / _LEAST))
+    return target if target > min(own, _OBLONG * finest) else None
 
 
 def plan_scene(
@@ -137,6 +142,11 @@ def plan_scene(
     grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
     _check_left(native, grid)
     _warn_outside_range(path, grid, model)
+    if reader.packing:
+        logger.warning(
+            "%s has %s, by which its values are not multiplied: they are read as they are stored",
+            path, reader.packing,
+        )  # fmt: skip
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
     dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
@@ -186,7 +196,9 @@ def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:
         return
     low, high = model.gsd_range
     finest, coarsest = min(grid.gsd), max(grid.gsd)
-    if finest < 0.99 * low or coarsest > 1.01 * high:
+    # Of few pixels each is a good deal finer than what was asked for: their number is rounded up.
+    rounded = max(1.01, 1 + 1 / min(grid.height, grid.width))
+    if finest * rounded < low or coarsest > 1.01 * high:
         logger.warning(
             "%s is read at %s m, %s was trained for %g to %g m: expect more errors",
             path,

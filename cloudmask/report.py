@@ -80,6 +80,8 @@ def _count(mask: Block) -> list[int]:
 def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwargs: Any) -> None:
     """Draw the scene, and beside it the scene with its clouds in red and nodata in grey.
 
+    Of a scene that is more than twice as wide as high below it.
+
     Parameters
     ----------
     scene : (band, y, x) DataArray
@@ -118,8 +120,10 @@ def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwarg
     painted[cloud] = (0.45 * rgb[cloud] + 0.55 * np.array([255, 40, 40])).astype("uint8")
     painted[_outline(cloud)] = (255, 0, 0)
     painted[values == NODATA] = (128, 128, 128)
-    gap = np.full((rgb.shape[0], 8, 3), 255, "uint8")
-    picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=1))
+    height, width, _ = rgb.shape
+    is_wide = width > 2 * height  # the other goes below it
+    gap = np.full((8, width, 3) if is_wide else (height, 8, 3), 255, "uint8")
+    picture = Image.fromarray(np.concatenate([rgb, gap, painted], axis=0 if is_wide else 1))
     with replacing(path) as work:
         picture.save(work / path.name, format="PNG", pnginfo=_signed())
 

@@ -14,13 +14,17 @@ import pytest
 import rasterio
 import rasterio.shutil
 import xarray as xr
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rio_cogeo.cogeo import cog_validate
 
 from cloudmask import cloud_cover, list_models, load_model, open_label, open_scene, predict
-from cloudmask.plan import plan_scene
+from cloudmask.grid import Grid
+from cloudmask.plan import default_gsd, plan_scene
 from cloudmask.sample import write_sample
+from cloudmask.scene import model_grid
 
 
 def run(*arguments, cwd=None, timeout=120, **environment):
@@ -340,11 +344,30 @@ def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):
     assert json.loads(done.stdout, parse_constant=pytest.fail)["nodata"] == "nan"
 
 
-def test_info_tells_of_scales_that_are_not_applied(tmp_path, make_scene):
+@pytest.mark.parametrize(
+    ("height", "width", "y", "x", "seen"),
+    [
+        (3000, 3000, 10, 10, (1000, 1000)),
+        (300, 300, 10, 10, (256, 256)),
+        (900, 900, 10, 30, (300, 900)),  # as of degrees at 70° N
+        (900, 300, 30, 100, (270, 300)),
+        (300, 300, 33, 36, (300, 300)),  # a little oblong: as it is
+        (500, 700, 0.01, 0.01, (6, 8)),  # whatever model it is for, something is left
+    ],
+)
+def test_a_scene_is_read_in_square_pixels_of_the_model(height, width, y, x, seen):
+    native = Grid(height, width, Affine(x, 0, 500_000, 0, -y, 5_000_000), CRS.from_epsg(32633))
+    grid = model_grid(native, default_gsd(native, load_model("unet-slim")), None)
+    assert (grid.height, grid.width) == seen
+
+
+@pytest.mark.parametrize("command", [("info",), ("segment", "mask.tif")])
+def test_scales_that_are_not_applied_are_told_of(tmp_path, make_scene, command):
     path = make_scene(np.ones((3, 20, 30), "uint16"))
     with rasterio.open(path, "r+") as dataset:
         dataset.scales = (1e-4,) * 3
-    done = run("info", "scene.tif", "--scale", "10000", cwd=tmp_path)
+    name, *out = command
+    done = run(name, "scene.tif", *out, "--scale", "10000", cwd=tmp_path)
     assert "has scales 0.0001, 0.0001, 0.0001, by which its values are not" in done.stderr
 
 

@@ -53,6 +53,13 @@ def test_gsd_of_a_geographic_scene_turned_by_a_right_angle():
     assert turned.gsd == pytest.approx(north_up.gsd[::-1], rel=1e-4)
 
 
+def test_gsd_of_a_crs_in_grads():
+    grads = CRS.from_epsg(4807)  # 45° N are 50 grads
+    in_degrees = Grid(100, 100, Affine(9e-5, 0, 2, 0, -9e-5, 45), CRS.from_epsg(4326))
+    in_grads = Grid(100, 100, Affine(1e-4, 0, 2, 0, -1e-4, 50), grads)
+    assert in_grads.gsd == pytest.approx(in_degrees.gsd, rel=1e-6)
+
+
 def test_gsd_in_web_mercator_is_that_of_the_ground():
     northing = 8_399_737.889818  # 60 degrees: there the map is twice as large
     grid = Grid(2, 2, Affine(10, 0, 0, 0, -10, northing + 10), CRS.from_epsg(3857))

@@ -50,6 +50,13 @@ def test_quicklook_shows_the_scene_beside_the_painted_scene(picture):
     np.testing.assert_array_equal(left[clear], right[clear])
 
 
+def test_quicklook_of_a_wide_scene_has_the_painted_one_below(tmp_path):
+    scene = xr.DataArray(np.full((3, 7, 90), 100, "float32"), dims=("band", "y", "x"))
+    quicklook(scene, plane(np.zeros((7, 90), "uint8")), tmp_path / "q.png")
+    with Image.open(tmp_path / "q.png") as drawn:
+        assert drawn.size == (90, 7 + 8 + 7)
+
+
 def test_quicklook_paints_clouds_red_and_nodata_grey(picture):
     left, right = picture[:, :90], picture[:, 98:]
     red, green, blue = right[15:25, 25:45].reshape(-1, 3).T

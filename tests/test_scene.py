@@ -270,6 +270,20 @@ def test_zarr_fill_value_is_nodata(tmp_path, rng, dtype):
     np.testing.assert_allclose(values_of(scene), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("user", [None, 9])
+def test_nodata_that_a_zarr_names_in_an_attribute_is_nodata(tmp_path, rng, user):
+    """As odc-stac has it; xarray leaves the values as they are."""
+    pixels = rng.integers(10, 255, (3, 90, 70), "uint8")
+    pixels[1, 20:40, 10:30] = 0
+    pixels[2, 50:60] = 9
+    array = xr.DataArray(pixels, dims=("band", "y", "x"), attrs={"nodata": 0})
+    array.to_dataset(name="scene").to_zarr(tmp_path / "s.zarr", consolidated=False)
+    scene = open_scene(tmp_path / "s.zarr", nodata=user)
+    hidden = np.isin(pixels, [0, 9] if user else [0]).any(axis=0)
+    np.testing.assert_array_equal(np.isnan(values_of(scene)).all(axis=0), hidden)
+    np.testing.assert_array_equal(open_valid(tmp_path / "s.zarr", nodata=user), ~hidden)
+
+
 @pytest.mark.parametrize("nodata", [None, 0])
 def test_zarr_that_rioxarray_calls_packed_by_nothing_is_not_packed(
     tmp_path, make_scene, rng, nodata

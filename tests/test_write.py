@@ -184,6 +184,14 @@ def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
         assert dataset.rpcs.to_dict() == rpcs.to_dict()
     assert cog_validate(tmp_path / "m.tif")[0]
 
+    half = segment(open_scene(tmp_path / "raw.tif", resize_factor=2), FakeModel())
+    write_cog(half, tmp_path / "half.tif")
+    with rasterio.open(tmp_path / "half.tif") as dataset:
+        assert [(p.row * 2, p.col * 2, p.x, p.y) for p in dataset.gcps[0]] == [
+            (p.row, p.col, p.x, p.y) for p in points
+        ]
+        assert dataset.rpcs is None
+
     write_cog(mask.isel(y=slice(100, None)), tmp_path / "part.tif")
     (tmp_path / "raw.tif").unlink()
     write_cog(mask.copy(data=np.zeros((600, 700), "uint8")), tmp_path / "gone.tif")

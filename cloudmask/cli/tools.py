@@ -60,17 +60,6 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
         return
     unit = "m" if facts["crs"] else "px"
     halo = plan.overlap
-    packing = [
-        f"{name} {', '.join(f'{value:g}' for value in facts[name])}"
-        for name, none in (("scales", 1), ("offsets", 0))
-        if set(facts.get(name, ())) - {none}
-    ]
-    if packing:
-        logging.getLogger("cloudmask").warning(
-            "%s has %s, by which its values are not multiplied: they are read as they are stored",
-            scene,
-            " and ".join(packing),
-        )
     print(
         f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, "
         f"{facts['bands']} bands of {facts['dtype']}\n"

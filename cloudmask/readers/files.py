@@ -51,18 +51,23 @@ def files_of(path: str) -> list[str]:
 def control_of(scene: str, grid: Grid) -> dict[str, Any]:
     """Ground control points and RPCs, by which raw scenes know their place, as rasterio.open takes.
 
-    Empty where `grid` is not the scene's own, and for a Zarr store or what is no longer there.
+    On a coarser grid of the scene's bounds control points lie where they were, RPCs are left out.
+    Empty for a grid of other bounds, for a Zarr store, and for what is no longer there.
     """
     scene = without_scheme(scene)
     if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
         return {}
     with rasterio.Env(**GDAL_OPTIONS), rasterio.open(scene) as dataset:
         native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-        is_same = (native.height, native.width) == (grid.height, grid.width)
-        if not (is_same and native.same_bounds(grid)):
+        if not native.same_bounds(grid):
             return {}
+        down, across = grid.height / native.height, grid.width / native.width
         points, crs = dataset.gcps
-        control: dict[str, Any] = {"rpcs": dataset.rpcs} if dataset.rpcs else {}
+        for point in points:
+            point.row, point.col = point.row * down, point.col * across
+        control: dict[str, Any] = {}
+        if dataset.rpcs and down == across == 1:
+            control["rpcs"] = dataset.rpcs
         return control | ({"gcps": points, "crs": crs, "transform": None} if points else {})
 
 

@@ -49,6 +49,10 @@ class Reader(Protocol):
     def can_be_nodata(self) -> bool:
         """Whether any pixel may be nodata; False only where the file rules it out."""
 
+    @property
+    def packing(self) -> str:
+        """What stored values would have to be multiplied by, and are not; empty if by nothing."""
+
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         """(band, y, x) values of a window of `grid`, which spans this reader's bounds.
 

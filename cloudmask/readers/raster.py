@@ -50,6 +50,7 @@ class RasterReader:
     """Height and width of the stored blocks."""
     opened: str
     """As `opening_of` tells: handles are not for who opens a URL later."""
+    packing: str = ""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
@@ -271,8 +272,26 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, parts_of(dataset, path)))
-    opened_as = opening_of(path)
-    return RasterReader(path, name, version, bands, grid, dtype, can_be_nodata, block, opened_as)
+        packing = _packing(dataset, bands)
+    return RasterReader(
+        path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(path), packing
+    )
+
+
+def _packing(dataset: rasterio.DatasetReader, bands: tuple[int, ...]) -> str:
+    """As `Reader.packing`."""
+    told = (
+        (name, [values[band - 1] for band in bands], none)
+        for name, values, none in (
+            ("scales", dataset.scales, 1),
+            ("offsets", dataset.offsets, 0),
+        )
+    )
+    return " and ".join(
+        f"{name} {', '.join(f'{value:g}' for value in values)}"
+        for name, values, none in told
+        if set(values) != {none}
+    )
 
 
 def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_masked: bool) -> str:

@@ -1,5 +1,6 @@
 """Read a Zarr store through xarray, and average as GDAL does."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,9 +35,11 @@ class ZarrReader:
     grid: Grid
     dtype: np.dtype[Any]
     can_be_nodata: bool
-    nodata: float | None
+    nodata: tuple[float, ...]
+    """What the user gave, and what is declared without being decoded, as odc-stac does."""
     opened: str
     """As `opening_of` tells: what is kept is not for who opens a URL later."""
+    packing: str = ""  # values are seen unpacked
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:
@@ -61,7 +64,7 @@ class ZarrReader:
         return {
             "bands": array.shape[0],
             "block": [block[dim] for dim in array.dims[-2:]],
-            "nodata": array.encoding.get("_FillValue", self.nodata),
+            "nodata": array.encoding.get("_FillValue", next(iter(self.nodata), None)),
             "overviews": [],
         }
 
@@ -74,8 +77,8 @@ class ZarrReader:
             return values.astype(self.dtype, copy=False)
         values = values.astype("float32", copy=False)
         invalid = ~np.isfinite(values)
-        if self.nodata is not None:
-            invalid |= values == self.nodata
+        for value in self.nodata:
+            invalid |= values == value
         return np.where(invalid, np.float32(np.nan), values)
 
 
@@ -106,7 +109,8 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
     if len(cubes) != 1:
         raise ValueError(
             f"{path} holds {len(cubes)} arrays with three dimensions "
-            f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x)"
+            f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x), write one date of "
+            "a series, and one array of several (xarray's to_array)"
         )
     version, opened = version_of(path), opening_of(path)
     try:
@@ -141,5 +145,16 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
     check_nodata(nodata, stored)
     is_filled = bool({"_FillValue", "missing_value"} & array.encoding.keys())
-    can_be_nodata = stored.kind == "f" or is_filled or nodata is not None
-    return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, nodata, opened)
+    declared = None if is_filled else _declared(array)
+    values = tuple(float(value) for value in (nodata, declared) if value is not None)
+    can_be_nodata = stored.kind == "f" or is_filled or bool(values)
+    return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, values, opened)
+
+
+def _declared(array: xr.DataArray) -> float | None:
+    """Nodata that an attribute names, as for rioxarray; None if no pixel can be it."""
+    try:
+        value = array.rio.nodata
+    except (OverflowError, ValueError):  # it is of another type
+        return None
+    return None if value is None or math.isnan(value) else value

@@ -15,7 +15,7 @@ import xarray as xr
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import check_resampling, enlarge
-from cloudmask.grid import check_array
+from cloudmask.grid import in_order
 from cloudmask.mask import mask_or_probability
 from cloudmask.mask import threshold as cut
 from cloudmask.paths import destination, is_same
@@ -130,13 +130,7 @@ def write_png(array: xr.DataArray, path: str | Path, *, overwrite: bool = False)
 
 def _plane(array: xr.DataArray) -> xr.DataArray:
     """The array in uint8 or with NaN; a ValueError where a file cannot hold it."""
-    check_array(array)
-    if array.dims != ("y", "x"):
-        raise ValueError(
-            f"the array has dimensions {', '.join(map(str, array.dims))}: a file holds one (y, x) "
-            "array, select it first"
-        )
-    return mask_or_probability(array)
+    return mask_or_probability(in_order(array, "y", "x"))
 
 
 def _as_file(

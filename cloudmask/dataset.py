@@ -114,9 +114,11 @@ def validation_patches(
             (chunk, y, x) for y in _starts(height, size) for x in _starts(width, size)
         )
     source = lru_cache(maxsize=1)(partial(read, reading=reading))  # of neighbours it is the same
+    rng = np.random.default_rng(0)
 
-    def first_scored(part: list[tuple[Chunk, int, int]]) -> tuple[Any, Labels] | None:
-        cuts = (_cut(source(chunk), y, x, size) for chunk, y, x in part)
+    def any_scored(part: list[tuple[Chunk, int, int]]) -> tuple[Any, Labels] | None:
+        drawn = (part[i] for i in rng.permutation(len(part)))
+        cuts = (_cut(source(chunk), y, x, size) for chunk, y, x in drawn)
         return next((cut for cut in cuts if (cut[1] != NODATA).any()), None)
 
     share = -(-limit // len(places))
@@ -124,10 +126,9 @@ def validation_patches(
     for members in places.values():
         parts = min(share, len(members))
         begins = [len(members) * part // parts for part in range(parts + 1)]
-        chosen.append([first_scored(members[start:stop]) for start, stop in pairwise(begins)])
+        chosen.append([any_scored(members[start:stop]) for start, stop in pairwise(begins)])
     turns = [patch for turn in zip_longest(*chosen) for patch in turn if patch][:limit]
-    order = np.random.default_rng(0).permutation(len(turns))
-    pixels, labels = zip(*(turns[i] for i in order), strict=True)
+    pixels, labels = zip(*(turns[i] for i in rng.permutation(len(turns))), strict=True)
     return np.stack(pixels), np.stack(labels)[..., None]
 
 

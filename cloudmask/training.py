@@ -113,7 +113,7 @@ def train(
     if not (validation[1] == CLOUD).any():
         raise ValueError(
             f"no pixel of the {len(validation[1])} validation patches is cloud: give more of them, "
-            "or images with more cloud, whose labels are not nodata"
+            "or images with more cloud"
         )
     with run_folder(folder, config, resume=resume, overwrite=overwrite):
         try:
@@ -170,7 +170,7 @@ def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> 
     if not any(chunk.cloud for chunk in chunks):
         raise ValueError(
             f"no pixel of split {split!r} is cloud: label some, or check the labels (255 is not "
-            "scored, but with --cloud 255)"
+            "scored, but with --cloud 255) and nodata of the images, which is not scored either"
         )
     size, largest = recipe.sampling.size, longest_short_side(chunks)
     if size > largest:

@@ -526,6 +526,12 @@ def test_data_that_cannot_teach_is_refused(tmp_path):
     ) as scene:  # fmt: skip
         scene.write(np.moveaxis(np.where(label[..., None] == 1, 0, pixels), -1, 0))
     manifest.write_text(manifest.read_text().replace("1.png", "1.tif"))
+    with pytest.raises(ValueError, match=r"no pixel of split 'val' is cloud: .* nodata of the im"):
+        train(manifest, "none", TINY, runs=tmp_path / "runs")
+    manifest = write_tiles(tmp_path / "rare", "tv", side=256)
+    label = np.zeros((256, 256), "uint8")
+    label[100, 100] = 1
+    Image.fromarray(label).save(tmp_path / "rare" / "1_label.png")
     with pytest.raises(ValueError, match="no pixel of the 4 validation patches is cloud"):
         train(manifest, "none", TINY, runs=tmp_path / "runs")
     manifest = write_tiles(tmp_path / "alone", "tt")

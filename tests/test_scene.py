@@ -202,6 +202,12 @@ def test_a_decimated_scene_with_overviews_transfers_little_of_it(
     assert 0 < sum(server.stop()) < 0.02 * path.stat().st_size
 
 
+def test_a_scene_behind_a_url_is_stretched_as_the_file_is(make_scene, server, rng):
+    path = make_scene(noise(rng, (3, 90, 70), "uint16"))
+    local, remote = (values_of(open_scene(one, stretch=2)) for one in (path, server.url(path)))
+    np.testing.assert_array_equal(local, remote)
+
+
 def test_a_server_that_refuses_midway_is_told_of_without_what_signed_the_url(
     make_scene, server, rng
 ):

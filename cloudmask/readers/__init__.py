@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cloudmask.checks import real
 from cloudmask.paths import is_local, is_zarr, without_scheme
+from cloudmask.readers.header import open_raster
 from cloudmask.readers.protocol import Reader, band_numbers, listed
-from cloudmask.readers.raster import open_raster
 from cloudmask.readers.zarr import open_zarr
 
 __all__ = ["Reader", "open_reader"]

@@ -5,16 +5,20 @@ A reader is small and frozen, and crosses to a worker; the open file stays there
 
 import hashlib
 import os
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid
 from cloudmask.paths import is_remote
+
+T = TypeVar("T")
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 """Stored types that a scene may have."""
@@ -124,3 +128,19 @@ def check_nodata(nodata: float | None, dtype: np.dtype[Any]) -> None:
 def listed(bands: tuple[int, ...]) -> str:
     """Band numbers for a message."""
     return ", ".join(map(str, bands)) or "none"
+
+
+def interruptibly(call: Callable[[], T]) -> T:
+    """Call what may wait for a server: meanwhile the main thread would hear of no interrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # whatever it is, it is raised again
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result()

@@ -75,6 +75,8 @@ def operations(network: keras.Model) -> list[Operation]:
     for op in graph.operations:
         if isinstance(op, layers.Conv2D):
             made += _convolutions(op, graph)
+        elif isinstance(op, layers.Average):
+            made.append(Operation([id(tensor) for tensor in op.input], _mean(op), id(op.output)))
         elif not (graph.normalises(op) or graph.joins(op) or graph.doubles(op)):
             made.append(Operation([id(op.input)], _step(op), id(op.output)))
     return made
@@ -164,11 +166,17 @@ def _step(op: Any) -> Step:
     raise TypeError(f"{op.name} is a {type(op).__name__}: it is not known which rows it needs")
 
 
+def _mean(op: layers.Average) -> Step:
+    """The mean of several tensors."""
+    op = _alone(op)
+    return Step(lambda *parts: op(list(parts[:-1])))
+
+
 def _alone(op: Any) -> Any:
     """An operation like this one, which knows all of the network around it and would keep it."""
     copy = type(op).from_config(op.get_config())
     if isinstance(copy, layers.Layer):
-        copy.build(op.input.shape)
+        copy.build([t.shape for t in op.input] if isinstance(op.input, list) else op.input.shape)
     return copy
 
 

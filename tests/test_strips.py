@@ -28,7 +28,7 @@ def trained(architecture):
     return network
 
 
-@pytest.fixture(scope="module", params=["unet_vgg16", "unet_slim", "lite"])
+@pytest.fixture(scope="module", params=["unet_vgg16", "unet_slim", "lite", "lite_pair"])
 def network(request):
     return trained(request.param)
 
@@ -81,7 +81,7 @@ def test_nothing_is_enlarged_or_joined_before_it_is_convolved(strips):
     assert all(step.looks_around for step in steps)
 
 
-@pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite"])
+@pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite", "lite_pair"])
 def test_the_network_need_not_stay(architecture):
     network = build(architecture)
     kernels = [weakref.ref(weight) for weight in network.weights]

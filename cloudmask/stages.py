@@ -92,14 +92,17 @@ def cut(network: keras.Model) -> list[Stage]:
     users = Counter(tensor for operation in found for tensor in operation.inputs)
     sizes: dict[Tensor, float] = {id(network.inputs[0]): 1}
     stages: list[Stage] = []
+    ends: dict[Tensor, Stage] = {}
     for inputs, step, output in found:
         size = sizes[inputs[0]]
         sizes[output] = size * step.grows / step.stride
-        follows = stages and [stages[-1].output] == inputs and users[inputs[0]] == 1
-        if not follows or (step.looks_around and not _may_look_around(stages[-1], size)):
-            stages.append(Stage(inputs))
-        stages[-1].steps.append(step)
-        stages[-1].output = output
+        stage = ends.pop(inputs[0], None) if len(inputs) == users[inputs[0]] == 1 else None
+        if stage is None or (step.looks_around and not _may_look_around(stage, size)):
+            stage = Stage(inputs)
+            stages.append(stage)
+        stage.steps.append(step)
+        stage.output = output
+        ends[output] = stage
     return stages
 
 

@@ -76,9 +76,10 @@ def test_nothing_is_enlarged_or_joined_before_it_is_convolved(strips):
     kinds = {op.type for graph in graphs for op in graph.get_operations()}
     assert "Conv2D" in kinds
     assert "ConcatV2" not in kinds
-    steps = [step for stage in strips._stages[:-1] for step in stage.steps if step.grows > 1]
-    assert len(steps) in (4, 5)  # levels on the way back
-    assert all(step.looks_around for step in steps)
+    steps = [step for stage in strips._stages for step in stage.steps if step.grows > 1]
+    convolving = [step for step in steps if step.looks_around]
+    assert len(convolving) in (4, 5, 8)  # levels on the way back
+    assert len(steps) - len(convolving) <= 1  # squares of `lite` become pixels
 
 
 @pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite", "lite_pair"])

@@ -825,6 +825,26 @@ def test_a_mean_of_weights_gets_statistics_of_its_own(tmp_path):
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=0.01, atol=0.01)
 
 
+def test_a_pair_says_the_mean_of_what_two_say_of_an_image_and_of_it_enlarged(tmp_path):
+    """`weights/pair.py`: but for edges, and means of logits instead of probabilities."""
+    scripts = Path(__file__).parents[1] / "weights"
+    weights = Path(load_model("lite").path)
+    command = [sys.executable, scripts / "pair.py", tmp_path / "pair", weights, "lite"]
+    subprocess.run([*command, "--like", "lite"], check=True)
+    pair, lite = load_model(tmp_path / "pair", precision="float32"), load_model("lite")
+    assert pair.architecture == "lite_pair"
+    write_sample(tmp_path / "scene.tif", size=(256, 320))
+    pixels = np.moveaxis(open_scene(tmp_path / "scene.tif").to_numpy(), 0, -1)
+    bands = [Image.fromarray(band.astype("float32")) for band in np.moveaxis(pixels, -1, 0)]
+    twice = [np.asarray(band.resize((640, 512), Image.Resampling.BILINEAR)) for band in bands]
+    doubled = lite(np.stack(twice, axis=-1)[None]).reshape(256, 2, 320, 2).mean(axis=(1, 3))
+    expected = (lite(pixels[None])[0] + doubled) / 2
+    off = np.abs(pair(pixels[None])[0] - expected)[32:-32, 32:-32]
+    assert expected.std() > 0.2
+    assert off.mean() < 0.01
+    assert np.quantile(off, 0.99) < 0.1
+
+
 @pytest.mark.parametrize("architecture", ["unet_slim", "lite"])
 def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path, architecture):
     """`weights/slim.py`, with few patches: without any training."""

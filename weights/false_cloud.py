@@ -1,20 +1,30 @@
-"""Tell how much of scenes without cloud, or of the edges of nodata, a model takes for cloud.
+"""Tell how much of scenes a model takes for cloud, near nodata and because of it.
 
-    python weights/false_cloud.py MODEL SCENE… [--stretch 2]
+    python weights/false_cloud.py MODEL SCENE… [--stretch 2] [--threshold T]
 
 For each scene, at its own pixels: the share of valid pixels that are cloud, and that of those which
-lie within 8 pixels of nodata, both of all valid pixels.
+lie within 8 pixels of nodata, both of all valid pixels. Where there are clouds, some of these lie
+near nodata, too. So slanting stripes of nodata are laid over the scene, 64 px wide, 256 px apart:
+of the pixels within 8 px of them, the share that is cloud with them alone, and without them alone.
 """
 
 import argparse
 
+import numpy as np
 from outlines import near
 
-from cloudmask import load_model, open_scene, segment
-from cloudmask.constants import CLOUD, NODATA
+from cloudmask import load_model, open_scene, predict
+from cloudmask.chunks import Block
 from cloudmask.scene import describe
 
 REACH = 8
+APART, WIDE = 256, 64
+
+
+def stripes(shape: tuple[int, ...]) -> Block:
+    """Where stripes of nodata lie; they slant as the frames of Landsat's scenes do."""
+    y, x = np.indices(shape)
+    return (x + y // 4) % APART < WIDE
 
 
 def main() -> None:
@@ -23,16 +33,27 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("scenes", nargs="+", metavar="SCENE")
     parser.add_argument("--stretch", type=float, help="percentile to clip of what is not uint8")
+    parser.add_argument("--threshold", type=float, help="default: the model's")
     args = parser.parse_args()
     model = load_model(args.model)
-    print(f"{'cloud':>9} {'at edges':>9}  scene")
+    threshold = model.threshold if args.threshold is None else args.threshold
+    print(f"{'cloud':>9} {'at edges':>9} {'made':>9} {'lost':>9}  scene")
     for path in args.scenes:
         is_displayed = describe(path)["dtype"] == "uint8"
         scene = open_scene(path, stretch=None if is_displayed else args.stretch)
-        mask = segment(scene, model).to_numpy()
-        cloud, valid = mask == CLOUD, (mask != NODATA).sum()
-        at_edges = cloud & near(mask == NODATA, REACH)
-        shares = [found.sum() / valid for found in (cloud, at_edges)]
+        scene = scene.astype("float32")  # which knows nodata
+        probability = predict(scene, model).to_numpy()
+        invalid, cloud = np.isnan(probability), probability >= threshold
+        cut = stripes(cloud.shape)
+        with_stripes = predict(scene.where(~cut), model).to_numpy() >= threshold
+        beside = near(cut, REACH) & ~cut & ~invalid
+        found = (
+            (cloud & ~invalid, ~invalid),
+            (cloud & near(invalid, REACH), ~invalid),
+            (with_stripes & ~cloud, beside),
+            (cloud & ~with_stripes, beside),
+        )
+        shares = ((pixels & of).sum() / of.sum() for pixels, of in found)
         print(" ".join(f"{share:9.3%}" for share in shares), f" {path}")
 
 

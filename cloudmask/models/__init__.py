@@ -47,7 +47,7 @@ ARCHITECTURES = {
         stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),
     "lite_pair": Architecture(
-        stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=500
+        stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=740
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

@@ -9,8 +9,8 @@ to a trained one.
 import keras
 from keras import layers, ops
 
-SQUARE = 2
-"""Side of the square of pixels that the network sees as one."""
+STEM = 2
+"""Side of the square of pixels that `lite` sees as one."""
 WIDTHS = (24, 64, 96, 128, 128)
 """Channels on the grid of squares, on a half of it, … on a sixteenth."""
 UP_WIDTHS = (64, 48, 32, 16)
@@ -23,12 +23,12 @@ PIXEL_WIDTH = 32
 class _DepthToSpace(layers.Layer):  # type: ignore[misc]  # keras is untyped
     """(n, y, x, 4) → (n, 2 y, 2 x, 1)."""
 
-    size = (SQUARE, SQUARE)
+    size = (STEM, STEM)
 
     def call(self, x):
         n, y, x_, _ = ops.shape(x)
-        x = ops.reshape(x, (n, y, x_, SQUARE, SQUARE))
-        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (n, y * SQUARE, x_ * SQUARE, 1))
+        x = ops.reshape(x, (n, y, x_, STEM, STEM))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (n, y * STEM, x_ * STEM, 1))
 
 
 def _conv(x, filters: int, name: str, *, side: int = 3, strides: int = 1):
@@ -40,14 +40,14 @@ def _conv(x, filters: int, name: str, *, side: int = 3, strides: int = 1):
     return layers.Activation("relu", name=f"{name}_act")(x)
 
 
-def probability(x, *, square: int = SQUARE, side: int = 3 * SQUARE, of: str = ""):
+def probability(x, *, stem: int = STEM, side: int = 3 * STEM, of: str = ""):
     """All of the network but its input.
 
     Parameters
     ----------
     x : (n, y, x, 3) tensor
         RGB from -1 to 1; y and x multiples of 16 squares.
-    square : {2, 1}
+    stem : {2, 1}
         Pixels along a side of what the network sees as one.
     side : int
         Of the first convolution, in pixels.
@@ -58,7 +58,7 @@ def probability(x, *, square: int = SQUARE, side: int = 3 * SQUARE, of: str = ""
     -------
     (n, y, x, 1) float32 tensor
     """
-    x = _conv(x, WIDTHS[0], f"{of}stem", side=side, strides=square)
+    x = _conv(x, WIDTHS[0], f"{of}stem", side=side, strides=stem)
 
     skips = [x]
     for level, filters in enumerate(WIDTHS, start=1):
@@ -76,8 +76,8 @@ def probability(x, *, square: int = SQUARE, side: int = 3 * SQUARE, of: str = ""
 
     x = layers.Concatenate(name=f"{of}pixels_concat")([x, skips.pop()])
     x = _conv(x, PIXEL_WIDTH, f"{of}pixels_conv1")
-    x = layers.Conv2D(square * square, 3, padding="same", dtype="float32", name=f"{of}clouds")(x)
-    if square == SQUARE:
+    x = layers.Conv2D(stem * stem, 3, padding="same", name=f"{of}clouds")(x)
+    if stem == STEM:
         x = _DepthToSpace(dtype="float32", name=f"{of}pixels")(x)
     return layers.Activation("sigmoid", dtype="float32", name=f"{of}probability")(x)
 

@@ -24,6 +24,6 @@ def lite_pair() -> keras.Model:
     """
     inputs = layers.Input((None, None, 3))
     x = rescaled(inputs)
-    pair = [probability(x, of="half_"), probability(x, square=1, side=SIDE, of="whole_")]
+    pair = [probability(x, of="half_"), probability(x, stem=1, side=SIDE, of="whole_")]
     outputs = layers.Average(dtype="float32", name="mean")(pair)
     return keras.Model(inputs, outputs, name="lite_pair")

@@ -106,6 +106,7 @@ def main() -> None:
         "cloudmask, slim U-Net": partial(cloudmask, scene, mask, "unet-slim"),
         "cloudmask, U-Net": partial(cloudmask, scene, mask, "unet-f1"),
         "cloudmask, lite": partial(cloudmask, scene, mask, "lite"),
+        "cloudmask, lite-pair": partial(cloudmask, scene, mask, "lite-pair"),
         "three steps, the same U-Net": partial(three_steps, scene, mask),
     }
     python = Path(asked.peers, "bin", "python")

@@ -76,6 +76,7 @@ def probability(x, *, stem: int = STEM, side: int = 3 * STEM, of: str = ""):
 
     x = layers.Concatenate(name=f"{of}pixels_concat")([x, skips.pop()])
     x = _conv(x, PIXEL_WIDTH, f"{of}pixels_conv1")
+    # In 16 bits, too, where the network is: to float32 all that it convolves would be copied.
     x = layers.Conv2D(stem * stem, 3, padding="same", name=f"{of}clouds")(x)
     if stem == STEM:
         x = _DepthToSpace(dtype="float32", name=f"{of}pixels")(x)

@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 from cloudmask.models import build
+from cloudmask.stages import cut
 from cloudmask.strips import Strips
 
 
@@ -91,6 +92,12 @@ def test_the_network_need_not_stay(architecture):
     gc.collect()
     assert not any(kernel() for kernel in kernels)
     assert strips(np.zeros((1, 32, 32, 3), "uint8"), 32).shape == (1, 32, 32)
+
+
+def test_a_branch_is_cut_where_it_would_be_alone():
+    """What two branches do between one another's layers is no end of a stage."""
+    alone, both = (len(cut(build(name))) for name in ("lite", "lite_pair"))
+    assert both <= 2 * alone + 2  # what both are given, and their mean
 
 
 def test_an_operation_that_is_not_known_is_refused():

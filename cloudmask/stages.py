@@ -22,7 +22,7 @@ class Stage:
     """Steps of which each feeds the next and nothing else."""
 
     inputs: list[Tensor]
-    """Several where the first step adds them."""
+    """Several where the first step adds them, or takes their mean."""
     steps: list[Step] = field(default_factory=list)
     output: Tensor = None
     compiled: dict[tuple[Rows, ...], Any] = field(default_factory=dict)
@@ -96,6 +96,7 @@ def cut(network: keras.Model) -> list[Stage]:
     for inputs, step, output in found:
         size = sizes[inputs[0]]
         sizes[output] = size * step.grows / step.stride
+        # A stage may go on after later ones were begun: nothing else uses what it makes.
         stage = ends.pop(inputs[0], None) if len(inputs) == users[inputs[0]] == 1 else None
         if stage is None or (step.looks_around and not _may_look_around(stage, size)):
             stage = Stage(inputs)

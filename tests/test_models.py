@@ -442,9 +442,18 @@ def test_a_copy_of_a_registered_file_has_its_card(tmp_path):
     )
 
 
-def test_lite_takes_any_multiple_of_its_stride_and_sees_no_further_than_its_overlap(own_weights):
-    model = load_model(own_weights, precision="float32")
-    assert model.architecture == "lite"
+@pytest.mark.parametrize("architecture", ["lite", "lite_pair"])
+def test_lite_takes_any_multiple_of_its_stride_and_sees_no_further_than_its_overlap(
+    tmp_path, architecture
+):
+    import keras
+
+    from cloudmask.models import build
+
+    keras.utils.set_random_seed(3)
+    build(architecture).save_weights(tmp_path / "own.weights.h5")
+    model = load_model(tmp_path / "own.weights.h5", precision="float32")
+    assert model.architecture == architecture
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 832, 3)).astype("float32")
     assert model(pixels).shape == (1, 64, 832)
     other = pixels.copy()

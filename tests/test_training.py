@@ -845,6 +845,23 @@ def test_a_pair_says_the_mean_of_what_two_say_of_an_image_and_of_it_enlarged(tmp
     assert np.quantile(off, 0.99) < 0.1
 
 
+def test_what_nodata_makes_is_told_apart_from_clouds_beside_it(tmp_path):
+    """`weights/false_cloud.py`: a scene's own clouds are not what its frame makes."""
+    write_sample(tmp_path / "scene.tif", size=(512, 640))
+    script = Path(__file__).parents[1] / "weights" / "false_cloud.py"
+    command = [sys.executable, script, "lite", tmp_path / "scene.tif"]
+
+    def shares(*options):
+        done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+        return [float(share.rstrip("%")) for share in done.stdout.splitlines()[-1].split()[:4]]
+
+    cloud, at_edges, made, lost = shares()
+    assert cloud > 5
+    assert at_edges == 0  # it has no nodata of its own
+    assert 0 < made + lost < 20
+    assert shares("--threshold", "0")[0] == 100
+
+
 @pytest.mark.parametrize("architecture", ["unet_slim", "lite"])
 def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path, architecture):
     """`weights/slim.py`, with few patches: without any training."""

@@ -50,6 +50,10 @@ class Step:
         return height * self.grows // self.stride
 
 
+_MEAN = Step(lambda *parts: tf.add_n(parts[:-1]) / (len(parts) - 1))
+"""Of several tensors."""
+
+
 class Operation(NamedTuple):
     """A step, and the tensors between which it stands."""
 
@@ -76,7 +80,7 @@ def operations(network: keras.Model) -> list[Operation]:
         if isinstance(op, layers.Conv2D):
             made += _convolutions(op, graph)
         elif isinstance(op, layers.Average):
-            made.append(Operation([id(tensor) for tensor in op.input], _mean(op), id(op.output)))
+            made.append(Operation([id(tensor) for tensor in op.input], _MEAN, id(op.output)))
         elif not (graph.normalises(op) or graph.joins(op) or graph.doubles(op)):
             made.append(Operation([id(op.input)], _step(op), id(op.output)))
     return made
@@ -166,17 +170,11 @@ def _step(op: Any) -> Step:
     raise TypeError(f"{op.name} is a {type(op).__name__}: it is not known which rows it needs")
 
 
-def _mean(op: layers.Average) -> Step:
-    """The mean of several tensors."""
-    op = _alone(op)
-    return Step(lambda *parts: op(list(parts[:-1])))
-
-
 def _alone(op: Any) -> Any:
     """An operation like this one, which knows all of the network around it and would keep it."""
     copy = type(op).from_config(op.get_config())
     if isinstance(copy, layers.Layer):
-        copy.build([t.shape for t in op.input] if isinstance(op.input, list) else op.input.shape)
+        copy.build(op.input.shape)
     return copy
 
 

@@ -48,12 +48,12 @@ def main() -> None:
         with_stripes = predict(scene.where(~cut), model).to_numpy() >= threshold
         beside = near(cut, REACH) & ~cut & ~invalid
         found = (
-            (cloud & ~invalid, ~invalid),
+            (cloud, ~invalid),
             (cloud & near(invalid, REACH), ~invalid),
             (with_stripes & ~cloud, beside),
             (cloud & ~with_stripes, beside),
         )
-        shares = ((pixels & of).sum() / of.sum() for pixels, of in found)
+        shares = (pixels[of].mean() for pixels, of in found)
         print(" ".join(f"{share:9.3%}" for share in shares), f" {path}")
 
 

@@ -28,14 +28,21 @@ for k, own in enumerate((1, 1, 2, 2, 3, 3)):
     ENLARGED[k, own + (1 if k % 2 else -1)] = 0.25
 
 
-def read_lite(name: str) -> Any:
-    """A `lite` with its weights."""
+def find_lite(name: str) -> Path:
+    """The weight file of a `lite`; another architecture ends the program."""
     model = load_model(name)
     if model.architecture != "lite":
         raise SystemExit(f"{name} is a {model.architecture}: give two of lite")
-    network = build_network("lite", "float32")
-    read_weights(network, Path(model.path))
-    return network
+    return Path(model.path)
+
+
+def enlarged(name: str, values: list[Any]) -> list[Any]:
+    """The weights of a layer, as those of one that sees the image itself."""
+    if name == "stem":
+        return [np.einsum("pa,qb,pqio->abio", ENLARGED, ENLARGED, values[0])]
+    if name == "clouds":
+        return [value.mean(axis=-1, keepdims=True) for value in values]
+    return values
 
 
 def main() -> None:
@@ -48,18 +55,17 @@ def main() -> None:
     args = parser.parse_args()
     check_new(args.run)
     card = read_card(args.like or args.half)
+    half, whole = find_lite(args.half), find_lite(args.whole)
     start_tensorflow()
-    pair = build_network("lite_pair", "float32")
-    for of, name in (("half_", args.half), ("whole_", args.whole)):
-        for layer in read_lite(name).layers:
-            if not layer.weights:
-                continue
-            values = layer.get_weights()
-            if of == "whole_" and layer.name == "stem":
-                values = [np.einsum("pa,qb,pqio->abio", ENLARGED, ENLARGED, values[0])]
-            if of == "whole_" and layer.name == "clouds":
-                values = [value.mean(axis=-1, keepdims=True) for value in values]
-            pair.get_layer(of + layer.name).set_weights(values)
+    pair, lite = (build_network(name, "float32") for name in ("lite_pair", "lite"))
+    trained = [layer for layer in lite.layers if layer.weights]
+    read_weights(lite, half)
+    for layer in trained:
+        pair.get_layer(f"half_{layer.name}").set_weights(layer.get_weights())
+    read_weights(lite, whole)
+    for layer in trained:
+        values = enlarged(layer.name, layer.get_weights())
+        pair.get_layer(f"whole_{layer.name}").set_weights(values)
     write_run(args.run, pair, card, f"{args.half}, and {args.whole} of the image enlarged twice")
 
 

@@ -46,6 +46,7 @@ ARCHITECTURES = {
     "lite": Architecture(
         stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),
+    # Two of the last, of which the second, on four times as many squares, reaches half as far.
     "lite_pair": Architecture(
         stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=740
     ),

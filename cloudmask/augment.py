@@ -99,7 +99,7 @@ def patches(
         if "haze" in augment and rng.random() < 0.15:
             image = haze(image, rng)
         if "degrade" in augment:
-            image = _degrade(image, rng)
+            image = degrade(image, rng)
         if "nodata" in augment and rng.random() < 0.12:
             image, label = _nodata_edge(image, label, rng)
         made.append((np.clip(image, 0, 1), label))
@@ -196,7 +196,7 @@ def tint(image: Pixels, rng: np.random.Generator) -> Pixels:
     return image * (gain / gain.mean())
 
 
-def _degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
+def degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Other saturation, texture, JPEG."""
     if rng.random() < 0.3:
         grey = image.mean(axis=-1, keepdims=True)

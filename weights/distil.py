@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from parts import enlarged, part, places
 from pool import FACTS, READING
 
 from cloudmask import train
@@ -34,25 +34,16 @@ from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD
 
 
-def enlarged(image: Any, target: Any, side: int) -> tuple[Any, Any]:
-    """A patch resampled to (side, side), as of a scene that is sampled finer than it was taken."""
-    if side == len(image):
-        return image, target
-    at = (2 * np.arange(side) + 1) * len(image) // (2 * side)
-    picture = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(picture), target[np.ix_(at, at)]
-
-
 def drawn(pool: list[Any], sampling: Sampling, side: int, first_step: int) -> Any:
     """Endless batches of the pool: each patch about once a round, turned, mirrored and cropped."""
     import tensorflow as tf
 
     def crop(i: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        seen = side if rng.random() < 0.75 else round(side / rng.uniform(1.2, 3))
-        y, x = rng.integers(pool[0].shape[1] - seen + 1, size=2)
-        image, target = turn(*(part[i, y : y + seen, x : x + seen] for part in pool), rng)
-        image, target = enlarged(image, target, side)
-        return np.clip(tint(retexture(image / 255, rng), rng), 0, 1) * 255, target
+        y, x, seen = part(rng, pool[0].shape[1], side)
+        image, target = turn(*(held[i, y : y + seen, x : x + seen] for held in pool), rng)
+        at = places(seen, side)
+        view = tint(retexture(enlarged(image, side) / 255, rng), rng)
+        return np.clip(view, 0, 1) * 255, target[np.ix_(at, at)]
 
     def batches():
         for step in range(first_step, 2**31):

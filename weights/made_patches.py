@@ -8,24 +8,28 @@ import math
 import mmap
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tifffile
+from parts import enlarged, part
 from PIL import Image
 
-from cloudmask.augment import Source, patches
-from cloudmask.constants import CLEAR, CLOUD, NODATA
+from cloudmask.augment import AUGMENTATIONS, Source, degrade, patches, tint
+from cloudmask.constants import CLEAR, CLOUD
 from cloudmask.draw import Draw, Sampling, by_set, real_clouds
 
 Array = Any
 PER_VISIT = 2
 """Patches cut from a chunk at a time."""
 PLAIN = 0.4
-"""Share of the visits whose patches keep their own texture."""
-SLOTS = 48
+"""Share of the patches that keep their own texture."""
+LATER = ("tint", "degrade")
+"""Augmentations of what students see, and teachers do not: they know more of what is as it was."""
+SLOTS = 32
 """Batches that wait."""
 
 
@@ -58,26 +62,12 @@ def source(image: SimpleNamespace) -> Source:
     return Source(image.pixels * scale, image.label, image.gsd)
 
 
-def windows(images: list[SimpleNamespace], side: int) -> dict[str, tuple[Array, Array]]:
-    """Pixels (n, side, side, 3) uint8 and labels of each set, cut side by side."""
-    cut: dict[str, list[tuple[Array, Array]]] = {}
-    for image in images:
-        pixels = (source(image).pixels * 255).round().astype("uint8")
-        high, wide = (-length % side for length in image.label.shape)
-        pixels = np.pad(pixels, [(0, high), (0, wide), (0, 0)], "symmetric")
-        label = np.pad(image.label, [(0, high), (0, wide)], constant_values=NODATA)
-        for y in range(0, label.shape[0], side):
-            for x in range(0, label.shape[1], side):
-                at = np.s_[y : y + side, x : x + side]
-                cut.setdefault(image.set, []).append((pixels[at], label[at]))
-    return {
-        name: tuple(np.stack(part) for part in zip(*pairs, strict=True))
-        for name, pairs in cut.items()
-    }
-
-
 class Patches:
-    """Batches that processes make without end, in memory they share."""
+    """Batches that processes make without end, in memory they share.
+
+    A batch has what a teacher sees (n, side, side, 3) uint8, the labels of that, what students see
+    of it, and where that lies: (n, 3), first row and column, and the side.
+    """
 
     def __init__(self, images: list[SimpleNamespace], sampling: Sampling, makers: int):
         sets = by_set(
@@ -86,13 +76,13 @@ class Patches:
         )
         self.sampling, self.draw = sampling, Draw(sets, sampling)
         self.mattes = real_clouds(self.draw, source, sampling)
-        shape = (SLOTS, sampling.batch_size, sampling.size, sampling.size)
-        self.pixels, self.labels = (
-            np.frombuffer(mmap.mmap(-1, math.prod(shape) * bands), "uint8").reshape(*shape, bands)
-            for bands in (3, 1)
-        )
         self.sets = list(sets)
-        self.of_set = np.frombuffer(mmap.mmap(-1, shape[0] * shape[1]), "uint8").reshape(shape[:2])
+        many, side = (SLOTS, sampling.batch_size), (sampling.size, sampling.size)
+        self.shown = shared("uint8", *many, *side, 3)
+        self.labels = shared("uint8", *many, *side)
+        self.seen = shared("uint8", *many, *side, 3)
+        self.parts = shared("int16", *many, 3)
+        self.of_set = shared("uint8", *many)
         fork = multiprocessing.get_context("fork")
         self.free, self.ready = fork.SimpleQueue(), fork.SimpleQueue()
         for slot in range(SLOTS):
@@ -101,26 +91,38 @@ class Patches:
             fork.Process(target=self._make, args=(number,), daemon=True).start()
 
     def _make(self, number: int) -> None:
-        rng = np.random.default_rng([self.sampling.seed, number])
+        rng, side = np.random.default_rng([self.sampling.seed, number]), self.sampling.size
+        now = [name for name in AUGMENTATIONS if name not in LATER]
         while True:
             slot = self.free.get()
-            for at in range(0, self.sampling.batch_size, PER_VISIT):
+            for first in range(0, self.sampling.batch_size, PER_VISIT):
                 image, towards_cloud = self.draw(rng)
-                plain = rng.random() < PLAIN
-                changes = [c for c in self.sampling.augment if not (plain and c == "degrade")]
-                made = patches(
-                    source(image), PER_VISIT, self.sampling.size, rng, mattes=self.mattes,
-                    augment=changes, towards_cloud=towards_cloud,
+                pixels, labels = patches(
+                    source(image), PER_VISIT, side, rng, mattes=self.mattes, augment=now,
+                    towards_cloud=towards_cloud,
                 )  # fmt: skip
-                self.pixels[slot, at : at + PER_VISIT] = made[0].round()
-                self.labels[slot, at : at + PER_VISIT, ..., 0] = made[1]
-                self.of_set[slot, at : at + PER_VISIT] = self.sets.index(image.set)
+                for at, whole, label in zip(count(first), pixels, labels, strict=False):
+                    shown, (y, x, seen) = whole.round().astype("uint8"), part(rng, side, side)
+                    view = enlarged(shown[y : y + seen, x : x + seen], side) / np.float32(255)
+                    view = tint(view, rng)
+                    if rng.random() >= PLAIN:
+                        view = degrade(view, rng)
+                    self.shown[slot, at], self.labels[slot, at] = shown, label
+                    self.seen[slot, at] = (np.clip(view, 0, 1) * 255).round()
+                    self.parts[slot, at] = y, x, seen
+                    self.of_set[slot, at] = self.sets.index(image.set)
             self.ready.put(slot)
 
-    def __call__(self) -> tuple[Array, Array, Array]:
-        """The next batch: pixels, labels, and the name of the set of each."""
+    def __call__(self) -> tuple[Array, ...]:
+        """The next batch, and the name of the set of each."""
         slot = self.ready.get()
-        names = np.array(self.sets)[self.of_set[slot]]
-        batch = self.pixels[slot].copy(), self.labels[slot].copy(), names
+        held = (self.shown, self.labels, self.seen, self.parts)
+        batch = *(part[slot].copy() for part in held), np.array(self.sets)[self.of_set[slot]]
         self.free.put(slot)
         return batch
+
+
+def shared(kind: str, *shape: int) -> Array:
+    """An array in memory that processes share."""
+    held = mmap.mmap(-1, math.prod(shape) * np.dtype(kind).itemsize)
+    return np.frombuffer(held, kind).reshape(shape)

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ MIX = {
     "cloudxnet_l8": 2.4, "biome_l8": 1.5, "oncloudn_s2": 1.6, "cloud38_l8_raw": 0.8,
     "cloud38_l8": 0.4, "cloud95_l8": 0.5, "gf1": 0.5, "clear_rgb": 2.6,
 }  # fmt: skip
+MIRRORS = ((), (2,), (3,), (2, 3))
+"""Dimensions along which patches are mirrored for the teachers, in turn."""
 GENEROUS = "oncloudn_s2"
 """Its outlines are of twice the size of its clouds: README.md, Data."""
 
@@ -59,13 +62,10 @@ class Teacher:
     """Which of a `lite_pair`'s two is asked: what its layers' names begin with."""
 
 
-WHOLE = (
+TEACHERS = (
+    Teacher("lite-pair.weights.h5", "lite_pair", "half_"),
     Teacher("lite-pair.weights.h5", "lite_pair", "whole_"),
     Teacher("pair88.weights.h5", "lite_pair", "whole_"),
-)
-TEACHERS = (
-    *WHOLE,
-    Teacher("lite-pair.weights.h5", "lite_pair", "half_"),
     Teacher("unet-slim.weights.h5", "unet_slim"),
 )
 
@@ -80,7 +80,6 @@ class Student:
     """Weight file of STARTS."""
     rate: float
     """Highest learning rate."""
-    teachers: tuple[Teacher, ...] = TEACHERS
     generous: float = 0.0
     """How much more a missed cloud of `GENEROUS` weighs, learned from labels alone; 0: taught."""
 
@@ -89,7 +88,6 @@ STUDENTS = (
     Student("slim", "unet_slim", "unet-slim.weights.h5", 8e-4),
     Student("lite", "lite", "lite8.weights.h5", 8e-4),
     Student("lite_g", "lite", "lite.weights.h5", 8e-4, generous=2),
-    Student("whole", "lite_whole", "whole11.weights.h5", 1e-3, teachers=WHOLE),
 )
 
 
@@ -193,23 +191,24 @@ class Learner:
 
 
 class Committee:
-    """Teachers, each asked once of a patch."""
+    """Networks that teach."""
 
-    def __init__(self, teachers: set[Teacher], starts: Path, device: str):
+    def __init__(self, teachers: Iterable[Teacher], starts: Path, device: str):
         from twin import Twin
 
-        self.device, self.twins = device, {}
-        for t in teachers:
-            self.twins[t] = Twin(network(t.architecture, starts / t.file, t.branch), device)
+        self.device = device
+        self.twins = [
+            Twin(network(t.architecture, starts / t.file, t.branch), device) for t in teachers
+        ]
 
-    def __call__(self, pixels: Any, mirror: tuple[int, ...]) -> dict[Teacher, Any]:
-        """Probabilities (n, 1, y, x), each of the patches mirrored along these dimensions."""
+    def __call__(self, pixels: Any, mirror: tuple[int, ...]) -> Any:
+        """The mean of their probabilities (n, 1, y, x), of patches mirrored along dimensions."""
         import torch
 
         shown = pixels.flip(mirror)
         with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
-            logits = {t: twin(shown, training=False) for t, twin in self.twins.items()}
-        return {t: value.sigmoid().flip(mirror) for t, value in logits.items()}
+            said = [twin(shown, training=False).sigmoid() for twin in self.twins]
+        return torch.stack(said).mean(0).flip(mirror)
 
 
 def loss(logits: Any, aim: Any, weight: Any) -> Any:
@@ -235,7 +234,7 @@ def aims(student: Student, label: Any, generous: Any, said: Any) -> tuple[Any, A
     Parameters
     ----------
     label, said : (n, 1, y, x) tensors
-        Labels, and the probability that its teachers see.
+        Labels, and the probability that the teachers see.
     generous : (n, 1, 1, 1) tensor
         Where the patch is of `GENEROUS`.
     """
@@ -261,13 +260,8 @@ def nearest(parts: Array, side: int, device: str) -> tuple[Any, Any, Any, Any]:
     import torch
 
     y, x = (np.stack([part[axis] + places(part[2], side) for part in parts]) for axis in (0, 1))
-    n = np.arange(len(parts))
-    picked = (
-        n[:, None, None, None],
-        n[:1, None, None, None] * 0,
-        y[:, None, :, None],
-        x[:, None, None],
-    )
+    n = np.arange(len(parts)).reshape(-1, 1, 1, 1)
+    picked = n, np.zeros_like(n), y[:, None, :, None], x[:, None, None]
     return tuple(torch.from_numpy(index).to(device, non_blocking=True) for index in picked)
 
 
@@ -306,24 +300,21 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     args.out.mkdir(parents=True, exist_ok=True)
     learners = [Learner(student, args.start, device) for student in students]
-    committee = Committee({t for s in students for t in s.teachers}, args.start, device)
+    committee = Committee(TEACHERS, args.start, device)
     say(f"{len(committee.twins)} teachers and {len(learners)} students on {device}")
 
     start, steps, told, save_at = time.monotonic(), 0, 0.0, args.save_at
     pending: list[list[Any]] = []
     log: dict[str, Any] = {"losses": [], "mix": mix, "batch": sampling.batch_size}
-    mirrors = ((), (2,), (3,), (2, 3))
     while (progress := (time.monotonic() - start) / args.seconds) < 1:
         pixels, label, seen, parts, names = batches()
-        said = committee(to_device(pixels, device), mirrors[steps % len(mirrors)])
         at = nearest(parts, sampling.size, device)
+        said = committee(to_device(pixels, device), MIRRORS[steps % len(MIRRORS)])[at]
         shown, label = to_device(seen, device), to_device(label[..., None], device)[at]
         generous = torch.from_numpy(names == GENEROUS).to(device).reshape(-1, 1, 1, 1)
         losses = []
         for learner in learners:
-            of = learner.student.teachers
-            mean = torch.stack([said[t] for t in of]).mean(0)[at]
-            aim, weight = aims(learner.student, label, generous, mean)
+            aim, weight = aims(learner.student, label, generous, said)
             # A replay overwrites what it told of the step before.
             losses.append(learner.learn(shown, aim, weight, progress).clone())
         steps += 1

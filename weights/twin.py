@@ -128,13 +128,6 @@ class Twin:
         """All weights, trainable or not."""
         return [tensor for _, module in self.pairs for tensor, _ in _tensors(module)]
 
-    def groups(self) -> tuple[list[Any], list[Any]]:
-        """Trainable weights of a VGG encoder, and the others."""
-        encoder, others = [], []
-        for layer, module in self.pairs:
-            (encoder if layer.name.startswith("block") else others).extend(module.parameters())
-        return encoder, others
-
 
 def _deep(bands: int, side: int, rate: int) -> Any:
     """A convolution of each band by itself."""

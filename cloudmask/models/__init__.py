@@ -50,9 +50,6 @@ ARCHITECTURES = {
     "lite_pair": Architecture(
         stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=740
     ),
-    "lite_whole": Architecture(
-        stride=32, overlap=224, window=None, weights=584_180, bytes_per_pixel=500
-    ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.
     # A pixel takes 860 bytes in float32, and 500 in 16 bits.

@@ -5,7 +5,7 @@
 MODEL may be several models, and they may be shown other views: views.py. A line for each condition:
 F1 of each set, the share of false cloud over every fourth image without cloud, and the measure that
 models and thresholds were chosen by: the mean F1 of the sets less five times that share. The
-threshold is the one of the best measure on images as they are, in steps of 0.05.
+threshold is the one of the best measure on images as they are, in steps of 0.05, unless given.
 """
 
 import argparse
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--split", default="val")
+    parser.add_argument("--threshold", type=float, help="as it was chosen on validation")
     parser.add_argument("--scale", type=float)
     args = parser.parse_args()
     read = list(images(args.manifest, args.split, args.scale))
@@ -140,7 +141,7 @@ def main() -> None:
 
     print(f"{'model':31} {'':12}", *(f"{name:>15}" for name in [*sets, "false cloud", "measure"]))
     for name in args.models:
-        model, threshold = committee(name, whole), None
+        model, threshold = committee(name, whole), args.threshold
         for condition in dict.fromkeys(["as-is", *args.only]):
             tallies = defaultdict(list)
             for of_set, pixels, label in read:

@@ -3,7 +3,7 @@
     python weights/robustness.py MANIFEST MODEL… [--only as-is] [--split val] [--scale 65535]
 
 MODEL may be several models, and they may be shown other views: views.py. A line for each condition:
-F1 of each set, the share of false cloud over every fourth image without cloud, and the measure that
+F1 of each set, the share of false cloud over images without cloud, and the measure that
 models and thresholds were chosen by: the mean F1 of the sets less five times that share. The
 threshold is the one of the best measure on images as they are, in steps of 0.05, unless given.
 """
@@ -28,8 +28,6 @@ from cloudmask.stretch import from_percentiles
 
 Array = Any
 THRESHOLDS = np.arange(0.2, 0.85, 0.05)
-EVERY = 4
-"""Of the images without cloud one is taken."""
 CLEAR = "clear_rgb"
 """The set without any cloud."""
 LINEAR = ("cloudxnet_l8", "biome_l8", "cloud38_l8_raw")
@@ -98,12 +96,14 @@ CONDITIONS = {
 }
 
 
-def images(manifest: Path, split: str, scale: float | None) -> Iterator[tuple[str, Array, Array]]:
-    """Set, pixels (3, y, x) 0–255 with NaN for nodata, and label."""
+def images(
+    manifest: Path, split: str, scale: float | None, every: int
+) -> Iterator[tuple[str, Array, Array]]:
+    """Set, pixels (3, y, x) 0–255 with NaN for nodata, label; one in `every` of those all clear."""
     clear = 0
     for example in select_split(read_examples(manifest), split):
         clear += example.set == CLEAR
-        if example.set == CLEAR and clear % EVERY:
+        if example.set == CLEAR and clear % every:
             continue
         scene, label = open_pair(example, Reading(scale=scale))
         yield example.set, scene.to_numpy().astype("float32"), label.to_numpy()
@@ -126,10 +126,13 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--threshold", type=float, help="as it was chosen on validation")
     parser.add_argument("--scale", type=float)
+    parser.add_argument(
+        "--every", type=int, default=4, help="one in so many of the images without cloud is taken"
+    )
     args = parser.parse_args()
-    read = list(images(args.manifest, args.split, args.scale))
+    read = list(images(args.manifest, args.split, args.scale, args.every))
     if not any(name == CLEAR for name, *_ in read):
-        parser.error(f"{args.manifest} has no {EVERY} images of {CLEAR} in {args.split}")
+        parser.error(f"{args.manifest} has no {args.every} images of {CLEAR} in {args.split}")
     sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLEAR]
 
     def measure(

@@ -1,4 +1,4 @@
-"""Teach a network what a U-Net says of patches, beside their labels.
+"""Teach a network what others say of patches, beside their labels.
 
     python weights/distil.py MANIFEST NAME POOL --architecture unet_slim --weights runs/slim
 

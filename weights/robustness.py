@@ -1,6 +1,7 @@
 """Tell how good models are on scenes as they are, and on ones that are softer, brighter, coarser.
 
     python weights/robustness.py MANIFEST MODEL… [--only as-is] [--split val] [--scale 65535]
+        [--threshold T] [--every 4]
 
 MODEL may be several models, and they may be shown other views: views.py. A line for each condition:
 F1 of each set, the share of false cloud over images without cloud, and the measure that
@@ -132,7 +133,9 @@ def main() -> None:
     args = parser.parse_args()
     read = list(images(args.manifest, args.split, args.scale, args.every))
     if not any(name == CLEAR for name, *_ in read):
-        parser.error(f"{args.manifest} has no {args.every} images of {CLEAR} in {args.split}")
+        parser.error(
+            f"{args.manifest} has fewer than {args.every} images of {CLEAR} in {args.split}"
+        )
     sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLEAR]
 
     def measure(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_patches import Patches, read_split
+from made_patches import PER_VISIT, Patches, read_split
 from parts import places
 
 from cloudmask.constants import CLOUD, NODATA
@@ -282,6 +282,8 @@ def main() -> None:
     named = args.students.split(",")
     if unknown := set(named) - {student.name for student in STUDENTS}:
         parser.error(f"there is no student {', '.join(sorted(unknown))}")
+    if args.batch_size % PER_VISIT:
+        parser.error(f"a batch of {args.batch_size} patches: give a multiple of {PER_VISIT}")
     students = [replace(s, rate=s.rate * args.rates) for s in STUDENTS if s.name in named]
     began = time.monotonic()
 

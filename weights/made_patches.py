@@ -117,7 +117,7 @@ class Patches:
         """The next batch, and the name of the set of each."""
         slot = self.ready.get()
         held = (self.shown, self.labels, self.seen, self.parts)
-        batch = *(part[slot].copy() for part in held), np.array(self.sets)[self.of_set[slot]]
+        batch = *(array[slot].copy() for array in held), np.array(self.sets)[self.of_set[slot]]
         self.free.put(slot)
         return batch
 

@@ -9,13 +9,13 @@ class Twin:
     """A Keras network as PyTorch runs it: in 16 bits, channels last, normalisation in one pass.
 
     Keras' own layers on PyTorch take normalisation apart and need 40 ms a network and step before
-    the GPU has anything to do.
+    the GPU has anything to do. It knows the layers of `unet_slim` and `lite`, and refuses others.
     """
 
     def __init__(self, network: Any, device: str):
         from torch import nn
 
-        self.network, self.device, self.training = network, device, False
+        self.network = network
         self.pairs, self.steps = [], []
         for operation in network.operations:
             node = operation._inbound_nodes[0]
@@ -33,13 +33,8 @@ class Twin:
         match type(layer).__name__:
             case "InputLayer":
                 return lambda x: x
-            case "Flip":
-                return lambda x: x.flip(1)
             case "Rescaling":
                 return lambda x: x * layer.scale + layer.offset
-            case "Normalization":
-                mean = torch.tensor(layer.input_mean, dtype=torch.float32, device=self.device)
-                return lambda x: x - mean.reshape(1, -1, 1, 1)
             case "Conv2D":
                 (side, _), (stride, _) = layer.kernel_size, layer.strides
                 *_, bands, filters = layer.kernel.shape
@@ -49,23 +44,6 @@ class Twin:
                 self.pairs.append((layer, conv))
                 relu = layer.activation.__name__ == "relu"  # of a sigmoid the logit is wanted
                 return (lambda x: functional.relu_(conv(x))) if relu else conv
-            case "SeparableConv2D":
-                side, rate = layer.kernel_size[0], layer.dilation_rate[0]
-                *_, bands, filters = layer.pointwise_kernel.shape
-                deep = _deep(bands, side, rate)
-                point = nn.Conv2d(bands, filters, 1, bias=layer.use_bias)
-                self.pairs.append((layer, nn.Sequential(deep, point)))
-                return self.pairs[-1][1]
-            case "DepthwiseConv2D":
-                bands = layer.kernel.shape[2]
-                deep = _deep(bands, layer.kernel_size[0], layer.dilation_rate[0])
-                self.pairs.append((layer, deep))
-                return deep
-            case "Conv2DTranspose":
-                *_, filters, bands = layer.kernel.shape
-                conv = nn.ConvTranspose2d(bands, filters, layer.kernel_size[0], layer.strides[0])
-                self.pairs.append((layer, conv))
-                return conv
             case "BatchNormalization":
                 norm = nn.BatchNorm2d(
                     layer.gamma.shape[0], eps=layer.epsilon, momentum=1 - layer.momentum
@@ -75,16 +53,6 @@ class Twin:
             case "Activation":
                 relu = layer.activation.__name__ == "relu"
                 return functional.relu_ if relu else lambda x: x
-            case "ReLU":
-                return functional.relu
-            case "Dropout":
-                return lambda x: functional.dropout(x, layer.rate, self.training)
-            case "Add":
-                return torch.add
-            case "ZerosLike":
-                return torch.zeros_like
-            case "GlobalAveragePooling2D":
-                return lambda x: x.mean((2, 3), keepdim=True)
             case "MaxPooling2D":
                 return lambda x: functional.max_pool2d(x, layer.pool_size)
             case "UpSampling2D":
@@ -97,7 +65,6 @@ class Twin:
 
     def __call__(self, pixels: Any, training: bool) -> Any:
         """Logits (n, 1, y, x) float32 of pixels (n, 3, y, x), 0–255."""
-        self.training = training
         self.modules.train(training)
         values: dict[int, Any] = {}
         for sources, run, made in self.steps:
@@ -129,22 +96,12 @@ class Twin:
         return [tensor for _, module in self.pairs for tensor, _ in _tensors(module)]
 
 
-def _deep(bands: int, side: int, rate: int) -> Any:
-    """A convolution of each band by itself."""
-    from torch import nn
-
-    pad = rate * (side - 1) // 2
-    return nn.Conv2d(bands, bands, side, 1, pad, dilation=rate, groups=bands, bias=False)
-
-
 def _tensors(module: Any) -> list[tuple[Any, tuple[int, ...]]]:
     """Of a module, in the order of Keras, each with the axes of Keras that make up its own."""
     from torch import nn
 
-    if isinstance(module, nn.Sequential):
-        return [pair for part in module for pair in _tensors(part)]
     if isinstance(module, nn.BatchNorm2d):
         every = [module.weight, module.bias, module.running_mean, module.running_var]
         return [(tensor, ()) for tensor in every]
-    kernel = (module.weight, (2, 3, 0, 1) if module.groups > 1 else (3, 2, 0, 1))
+    kernel = (module.weight, (3, 2, 0, 1))
     return [kernel] if module.bias is None else [kernel, (module.bias, ())]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from dask.threaded import get as threads
 
 from cloudmask.enlarging import enlarge
 from cloudmask.errors import first_line
@@ -132,7 +133,7 @@ class Job:
                 raise OSError(
                     f"{self.out} is complete, its picture is missing: {first_line(error)}"
                 ) from error
-        return cloud_cover(mask, scheduler="threads")  # workers may not see the output
+        return cloud_cover(mask, scheduler=threads)  # workers may not see the output
 
     def _result(self) -> xr.DataArray:
         """What is to be written, lazy."""
@@ -163,7 +164,7 @@ class Job:
             stretch=self.stretch,
             nodata=self.nodata,
         )
-        quicklook(scene, thin_out(mask, *scene.shape[1:]), path, scheduler="threads")
+        quicklook(scene, thin_out(mask, *scene.shape[1:]), path, scheduler=threads)
 
     def facts(self, cover: CloudCover) -> dict[str, Any]:
         """The outcome, for JSON."""

@@ -1,6 +1,7 @@
 """A network cut into stages, each of which knows what rows of its input a strip of output takes.
 
-A stage is compiled once for each way in which its rows meet an edge.
+A stage is compiled once for each way in which its rows meet an edge, or all at once where nothing
+is cut.
 """
 
 from collections import Counter
@@ -15,6 +16,8 @@ from cloudmask.steps import Rows, Step, Tensor, operations
 
 _LARGE = 0.5
 """Size, of the input's, down to which a strip is so high that its edges count for little."""
+_ANY = 1024
+"""A height that all strides divide: for each of those, edges of all rows are the same."""
 
 
 @dataclass
@@ -69,6 +72,11 @@ class Stage:
             )
             self.compiled[edges] = function.get_concrete_function()
         return self.compiled[edges](*inputs)
+
+    def whole(self, inputs: list[Any]) -> Any:
+        """Make all rows of the output of all rows of the inputs, not compiled by itself."""
+        _, edges = self.plan((0, self.height(_ANY)), _ANY)
+        return self._steps(edges, *inputs)
 
     def _steps(self, edges: tuple[Rows, ...], *inputs: Any) -> Any:
         values = tuple(rows[tf.newaxis] for rows in inputs)

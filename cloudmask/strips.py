@@ -71,6 +71,8 @@ class Strips:
         for stage in self._stages:
             for tensor in stage.inputs:
                 self._users.setdefault(tensor, []).append(stage)
+        anything = tf.TensorSpec((None, None, 3), tf.float32)
+        self._pass = tf.function(self._one_pass, input_signature=[anything], autograph=False)
 
     def __call__(self, pixels: Block, rows: int) -> Block:
         """Run the network.
@@ -88,8 +90,18 @@ class Strips:
         """
         out = np.empty(pixels.shape[:3], "float32")
         for image, probability in zip(pixels, out, strict=True):
-            self._run(image, rows, probability)
+            if rows < len(image):
+                self._run(image, rows, probability)
+            else:
+                probability[:] = self._pass(_tensor(image))
         return out
+
+    def _one_pass(self, pixels: Any) -> Any:
+        """One image (y, x, 3) that is one strip: sooner compiled as a whole than by stages."""
+        made: dict[Tensor, Any] = {self._input: pixels}
+        for stage in self._stages:
+            made[stage.output] = stage.whole([made[tensor] for tensor in stage.inputs])
+        return made[self._output][..., 0]
 
     def _run(self, pixels: Block, rows: int, out: Block) -> None:
         """One image (y, x, 3) into `out` (y, x)."""
@@ -120,8 +132,7 @@ class Strips:
         """Make rows up to those that are wanted, and no more."""
         source = kept[self._input]
         if source.made < wanted[self._input]:
-            strip = pixels[source.made : wanted[self._input]]
-            source.add(tf.cast(tf.constant(strip), tf.float32))
+            source.add(_tensor(pixels[source.made : wanted[self._input]]))
         for stage in self._stages:
             rows = kept[stage.output].made, wanted[stage.output]
             if rows[0] < rows[1]:
@@ -142,3 +153,8 @@ class Strips:
                 (first, _), _ = stage.plan((made, made + 1), height)
                 needed = min(needed, first)
         return needed
+
+
+def _tensor(pixels: Block) -> Any:
+    """What a network sees of pixels (y, x, 3); as a copy, of which TensorFlow may keep slices."""
+    return tf.cast(tf.constant(pixels), tf.float32)

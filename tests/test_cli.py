@@ -101,6 +101,16 @@ def default_run(folder):
 # --- what works
 
 
+def test_one_machine_does_not_wait_for_a_cluster_to_be_imported(folder):
+    code = (
+        "import sys, cloudmask as cm; "
+        "scene = cm.open_scene('scene.tif', resize_factor=3); "
+        "cm.write_cog(cm.segment(scene, cm.load_model()), 'alone.tif'); "
+        "assert 'distributed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
+
+
 def test_two_paths_give_a_mask_on_the_very_grid(folder, default_run):
     with (
         rasterio.open(folder / "mask.tif") as mask,

@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 import xarray as xr
+from dask.threaded import get as threads
 
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import check_resampling, enlarge
@@ -176,7 +177,7 @@ def _with_overviews(staged: Path, final: Path) -> Path:
     with watched_by(None), writing(final), _reading_back(staged.parent, final):
         while max((level := open_label(levels[-1], chunk=2 * BLOCK)).shape) > BLOCK:
             levels.append(staged.with_name(f"staged_{len(levels)}.tif"))
-            stage_raster(halved(level), levels[-1], final, scheduler="threads")
+            stage_raster(halved(level), levels[-1], final, scheduler=threads)
         rasterio.shutil.copy(staged, vrt, driver="VRT")
     overviews = "".join(
         f'<Overview><SourceFilename relativeToVRT="1">{level.name}</SourceFilename>'

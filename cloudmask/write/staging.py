@@ -17,7 +17,7 @@ from cloudmask.grid import grid_of
 from cloudmask.readers.files import control_of
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, writing
-from cloudmask.write.stream import stream
+from cloudmask.write.stream import Scheduler, stream
 
 COLOURS = {CLEAR: (0, 0, 0, 255), CLOUD: (255, 255, 255, 255), NODATA: (0, 0, 0, 0)}
 """Colour table of a mask, RGBA: clear black, cloud white, nodata transparent."""
@@ -27,7 +27,7 @@ Sum = tuple[slice, slice, int]
 
 
 def stage_raster(
-    array: xr.DataArray, path: Path, final: Path, *, scheduler: str | None = None
+    array: xr.DataArray, path: Path, final: Path, *, scheduler: Scheduler | None = None
 ) -> list[Sum]:
     """Stream the chunks into an uncompressed GeoTIFF, to become `final`; the checksum of each."""
     is_mask = array.dtype == np.uint8

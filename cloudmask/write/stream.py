@@ -14,6 +14,7 @@ import numpy as np
 from dask.array.core import Array, slices_from_chunks
 from dask.delayed import Delayed
 from dask.optimization import cull
+from dask.threaded import get as threads
 
 from cloudmask.chunks import Block
 from cloudmask.errors import SchedulerGoneError, first_line
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 Window = tuple[slice, ...]
 """Where a chunk lies."""
 Take = Callable[[Window, Block], None]
+Scheduler = Callable[..., Any]
 Pair = tuple[Window, Any]
 """A window and its chunk, delayed."""
 
@@ -47,7 +49,7 @@ def stream(
     *,
     windows: list[Window] | None = None,
     done: Collection[tuple[int, ...]] = (),
-    scheduler: str | None = None,
+    scheduler: Scheduler | None = None,
 ) -> None:
     """Compute every chunk and hand it to `take`, in this process.
 
@@ -63,9 +65,9 @@ def stream(
         What `take` is told of each chunk, in C order; default: where it lies in `array`.
     done : collection of tuple of int
         Indices of chunks that are left out.
-    scheduler : str, optional
-        Of dask, such as "threads"; default: the active one. Not by `dask.config.set`, which would
-        hold for other threads, too, that write to a cluster meanwhile.
+    scheduler : callable, optional
+        Of dask, such as `dask.threaded.get`; default: the active one. Not by `dask.config.set`,
+        which would hold for other threads, too, that write to a cluster meanwhile.
 
     Raises
     ------
@@ -94,9 +96,10 @@ def stream(
     if client is not None:
         at_once = max(1, _FETCHED_BYTES // (math.prod(array.chunksize) * array.dtype.itemsize))
         _from_cluster(client, rows[:-1], taken, name, at_once)
-    elif (scheduler or dask.config.get("scheduler", None)) in ("processes", "multiprocessing"):
+    elif (how := scheduler or dask.config.get("scheduler", None)) in _PROCESSES:
         for row in rows[:-1]:  # open files cannot cross to other processes: blocks come back
-            for (window, _), block in zip(row, dask.compute(*(b for _, b in row)), strict=True):
+            computed = dask.compute(*(block for _, block in row), scheduler=how)
+            for (window, _), block in zip(row, computed, strict=True):
                 taken(window, block)
     else:
         dask.compute(
@@ -104,10 +107,12 @@ def stream(
                 dask.delayed(taken)(window, block, dask_key_name=f"write-{id(taken)}-{i}")
                 for i, (window, block) in enumerate(pair for row in rows for pair in row)
             ),
-            scheduler=scheduler,
+            # As dask would choose; but to see that there is no client it imports distributed.
+            scheduler=how or threads,
         )
 
 
+_PROCESSES = "processes", "multiprocessing"
 _required: list[str] = []
 """Addresses of schedulers that were asked for."""
 

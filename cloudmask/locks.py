@@ -12,10 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(path: Path, doing: str) -> Iterator[None]:
+def alone(path: Path, doing: str) -> Iterator[bool]:
     """Hold `path`, a file or a folder that is there or is to be, for this process.
 
     The lock is ``.NAME.lock`` beside it, and goes with the process that has it, however that ends.
+
+    Yields
+    ------
+    bool
+        Whether no other process can have it: not so where the file system has no locks.
 
     Raises
     ------
@@ -42,10 +47,10 @@ def alone(path: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         lock_file.unlink(missing_ok=True)
         _tell_of_no_locks(path.parent, str(error))
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         with suppress(OSError):  # somebody removed it; or Windows, which keeps what is open
             lock_file.unlink()

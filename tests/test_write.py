@@ -828,6 +828,31 @@ def test_overviews_of_a_store_halve_it_on_its_grid(tmp_path, rng, height, width,
     assert max(finer.shape) <= 512 or len(layout) > 3
 
 
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
+    code = (
+        "import sys, time, dask.array as da, numpy as np, xarray as xr, cloudmask as cm\n"
+        "def block(x): time.sleep(600)\n"
+        "meta = np.zeros((0, 0), 'uint8')\n"
+        "cloud = da.zeros((64, 64), dtype='uint8').map_blocks(block, dtype='uint8', meta=meta)\n"
+        "cm.write_cog(xr.DataArray(cloud, dims=('y', 'x')), sys.argv[1])\n"
+    )
+    others = [
+        tmp_path / name for name in (".n.tif.abcdefg1", ".m.tif.notes", ".m.tif.abcdefg1.txt")
+    ]
+    for folder in others:
+        folder.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "m.tif"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".m.tif.????????/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert list(tmp_path.glob(".m.tif.????????"))
+    write_cog(xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x")), tmp_path / "m.tif")
+    assert set(tmp_path.glob(".*")) == set(others)
+
+
 def test_a_file_is_written_by_one_process_at_a_time(tmp_path):
     mask = xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x"))
     for name, write in (("m.tif", write_cog), ("m.png", write_png)):

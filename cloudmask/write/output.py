@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -115,25 +116,36 @@ def replacing(path: Path) -> Iterator[Path]:
     """A folder beside `path` in which to make files; on success they move into place.
 
     For a URL a local one, from which they are sent: an object appears when it is complete. On this
-    machine one process at a time: a FileExistsError in all others.
+    machine one process at a time: a FileExistsError in all others. What one left that was killed
+    is removed.
     """
-    beside = None if is_remote(path) else path.parent
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
-    except OSError as error:
-        raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
-    try:
-        with nullcontext() if is_remote(path) else alone(path, "written"):
+    with nullcontext(False) if is_remote(path) else alone(path, "written") as is_alone:
+        beside = None if is_remote(path) else path.parent
+        if is_alone:
+            _sweep(path)
+        try:
+            work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
+        except OSError as error:
+            raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
+        try:
             yield work
             _publish(work, path)
-    except BaseException as error:
-        # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
-        for _ in range(5):
-            shutil.rmtree(work, ignore_errors=True)
-            time.sleep(0.04)
-        full_disk(path, error)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+        except BaseException as error:
+            # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
+            for _ in range(5):
+                shutil.rmtree(work, ignore_errors=True)
+                time.sleep(0.04)
+            full_disk(path, error)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove folders of `tempfile.mkdtemp` for `path`, which may hold a whole uncompressed mask."""
+    named = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
+    for folder in path.parent.iterdir():
+        if named.fullmatch(folder.name) and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(work: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ import mmap
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,8 +88,11 @@ class Patches:
         self.free, self.ready = fork.SimpleQueue(), fork.SimpleQueue()
         for slot in range(SLOTS):
             self.free.put(slot)
-        for number in range(makers):
-            fork.Process(target=self._make, args=(number,), daemon=True).start()
+        self.makers = [
+            fork.Process(target=self._make, args=(number,), daemon=True) for number in range(makers)
+        ]
+        for maker in self.makers:
+            maker.start()
 
     def _make(self, number: int) -> None:
         rng, side = np.random.default_rng([self.sampling.seed, number]), self.sampling.size
@@ -114,7 +118,10 @@ class Patches:
             self.ready.put(slot)
 
     def __call__(self) -> tuple[Array, ...]:
-        """The next batch, and the name of the set of each."""
+        """The next batch, and the name of the set of each; a RuntimeError without their makers."""
+        while self.ready.empty():
+            if wait([maker.sentinel for maker in self.makers], timeout=0.005):
+                raise RuntimeError("a process that makes patches has ended: see what it said")
         slot = self.ready.get()
         held = (self.shown, self.labels, self.seen, self.parts)
         batch = *(array[slot].copy() for array in held), np.array(self.sets)[self.of_set[slot]]

@@ -57,7 +57,7 @@ def read_examples(path: str | Path) -> list[Example]:
     Returns
     -------
     list of Example
-        In the order of the manifest, or of the names.
+        In the order of the manifest, or of the names; an image and its label once.
 
     Raises
     ------
@@ -117,15 +117,19 @@ def _read_csv(path: Path) -> list[Example]:
             "scores too well", path, named,
         )  # fmt: skip
     split_of: dict[str, str] = {}
+    once: dict[tuple[str, str], Example] = {}
     for example in examples:
-        image = unsigned(resolved(example.image))
+        image, label = (unsigned(resolved(name)) for name in (example.image, example.label))
+        once.setdefault((image, label), example)
         other = split_of.setdefault(image, example.split)
         if other != example.split:
             raise ValueError(
                 f"{path} has {image} in {other} and in {example.split}: leave it in one, "
                 "what was trained on scores too well"
             )
-    return examples
+    if twice := len(examples) - len(once):
+        logger.warning("%s lists images again, with the same label: %d left out", path, twice)
+    return list(once.values())
 
 
 def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:

@@ -141,6 +141,17 @@ def test_a_scene_in_two_splits_is_told_of(files, caplog):
     assert "has images of one scene in several splits (A): " in said
 
 
+def test_an_image_that_is_listed_again_counts_once(files, caplog):
+    rows = ("a.png,al.png", "./s/../a.png,al.png", "a.png,bl.png", "b.png,bl.png")
+    (files / "s").mkdir()
+    text = "image,label,split\n" + "".join(f"{row},train\n" for row in rows)
+    found = read_examples(manifest(files, text))
+    named = [(Path(e.image).name, Path(e.label).name) for e in found]
+    assert named == [("a.png", "al.png"), ("a.png", "bl.png"), ("b.png", "bl.png")]
+    (said,) = caplog.messages
+    assert "lists images again, with the same label: 1 left out" in said
+
+
 def test_spaces_after_names_of_columns_and_splits_are_nothing(files):
     (one,) = read_examples(manifest(files, "image ,label, split \na.png,al.png,train \n"))
     assert one.split == "train"

@@ -4,7 +4,8 @@
 
 DATA holds `manifest.csv` (set, image, label, scene, gsd_m, split) and the images and labels that it
 names. Paths become absolute; a scene that is never trained on is added as a set of its own, by the
-first part of its name, in `val`.
+first part of its name, in `val`. The scenes of clear_rgb are kinds of pictures, such as
+aid150/Beach, in all splits, and get the split's name as well: they share no place.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import csv
 from pathlib import Path
 
 COLUMNS = ("image", "label", "split", "scene", "set", "gsd")
+KINDS = "clear_rgb"
+"""The set whose scenes are kinds of pictures."""
 
 
 def main() -> None:
@@ -28,7 +31,7 @@ def main() -> None:
                 "image": data / row["image"],
                 "label": data / row["label"],
                 "split": row["split"],
-                "scene": row["scene"],
+                "scene": f"{row['scene']} {row['split']}" if row["set"] == KINDS else row["scene"],
                 "set": row["set"],
                 "gsd": row["gsd_m"],
             }

@@ -243,16 +243,14 @@ def _segment_one(
         write_json(note, {"made_from": made_from, "outcome": None})
     try:
         cover = segment(scene, output)
-    except FileExistsError as error:
-        if not known or known["made_from"] == made_from:
-            raise
-        raise FileExistsError(
-            f"{output} was made from another {difference(known['made_from'], made_from)}: give "
-            "--overwrite to replace it"
-        ) from error
-    except Exception:  # whatever it is, it is raised again; an interrupt leaves the note
+    except Exception as error:  # whatever it is, it is raised; an interrupt leaves the note
         if is_new:
             note.unlink(missing_ok=True)  # or what somebody else puts there would be taken for ours
+        if isinstance(error, FileExistsError) and known and known["made_from"] != made_from:
+            raise FileExistsError(
+                f"{output} was made from another {difference(known['made_from'], made_from)}: "
+                "give --overwrite to replace it"
+            ) from error
         raise
     seconds = round(time.perf_counter() - begun, 2)
     percents = cover.cloud_percent, cover.nodata_percent
@@ -271,7 +269,8 @@ def check_summary(path: Path) -> None:
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run by the name of their output; none of a table that is not ours."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        text = path.read_bytes().decode("utf-8", "surrogateescape")  # as `write_text` encodes
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, ValueError):
         return {}
     return {Path(row["output"]).name: dict(row) for row in rows if row.keys() == set(_COLUMNS)}

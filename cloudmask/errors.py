@@ -17,5 +17,5 @@ def as_options(line: str) -> str:
     names = "overwrite|resume|gsd|resize_factor|scale|stretch|bands|chunk|nodata|threshold"
     line = re.sub(rf"\b({names})=(?=\d)", lambda found: f"--{found[1]} ", line)
     line = re.sub(rf"^({names}) and ", r"--\1 and ", line)
-    line = re.sub(rf"\b(pass|give|give a|leave out|and|or) ({names})\b", r"\1 --\2", line)
+    line = re.sub(rf"\b(pass|give|give a|smaller|leave out|and|or) ({names})\b", r"\1 --\2", line)
     return line.replace("--resize_factor", "--resize-factor")

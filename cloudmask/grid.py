@@ -226,7 +226,10 @@ def _is_mercator(crs: CRS) -> bool:
 
     That of the web has many codes, or none.
     """
-    conversion = crs.to_dict(projjson=True).get("conversion", {})
+    known = crs.to_dict(projjson=True)
+    while inner := known.get("source_crs") or next(iter(known.get("components", ())), None):
+        known = inner  # of one bound to a datum, or with heights of a system of their own
+    conversion = known.get("conversion", {})
     if conversion.get("method", {}).get("name") not in _MERCATORS or _metres_per_unit(crs) != 1:
         return False
     values = {one["name"]: one["value"] for one in conversion.get("parameters", ())}

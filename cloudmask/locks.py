@@ -20,7 +20,8 @@ def alone(path: Path, doing: str) -> Iterator[bool]:
     Yields
     ------
     bool
-        Whether no other process can have it: not so where the file system has no locks.
+        Whether no other process of this machine has it: not known where the file system has no
+        locks.
 
     Raises
     ------

@@ -57,7 +57,7 @@ def read_examples(path: str | Path) -> list[Example]:
     Returns
     -------
     list of Example
-        In the order of the manifest, or of the names; an image and its label once.
+        In the order of the manifest, or of the names; an image and its label once in a set.
 
     Raises
     ------
@@ -117,10 +117,10 @@ def _read_csv(path: Path) -> list[Example]:
             "scores too well", path, named,
         )  # fmt: skip
     split_of: dict[str, str] = {}
-    once: dict[tuple[str, str], Example] = {}
+    once: dict[tuple[str, str, str], Example] = {}
     for example in examples:
         image, label = (unsigned(resolved(name)) for name in (example.image, example.label))
-        once.setdefault((image, label), example)
+        once.setdefault((image, label, example.set), example)
         other = split_of.setdefault(image, example.split)
         if other != example.split:
             raise ValueError(
@@ -128,7 +128,9 @@ def _read_csv(path: Path) -> list[Example]:
                 "what was trained on scores too well"
             )
     if twice := len(examples) - len(once):
-        logger.warning("%s lists images again, with the same label: %d left out", path, twice)
+        logger.warning(
+            "%s lists images again, with the same label and set: %d left out", path, twice
+        )
     return list(once.values())
 
 

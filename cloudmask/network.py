@@ -57,13 +57,25 @@ def check_precision(precision: str | None) -> None:
 def forward(
     path: str, sha256: str, architecture: str, precision: str | None, pixels: Block
 ) -> Block:
-    """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities."""
+    """Run the network of a weight file: (n, y, x, 3) RGB 0–255 → (n, y, x) probabilities.
+
+    Raises
+    ------
+    MemoryError
+        A pass does not fit in a GPU's memory, or in what TensorFlow may have of this machine's.
+    """
     _check_process()
     with _LOAD:
         call, chosen = _loaded(path, sha256, architecture, precision)
     how = passing(architecture, chosen, *pixels.shape[1:3])
-    with _turn(1 if gpus() else how.side_by_side), timed("network"):
-        return call(np.asarray(pixels), how.rows)
+    try:
+        with _turn(1 if gpus() else how.side_by_side), timed("network"):
+            return call(np.asarray(pixels), how.rows)
+    except start_tensorflow().errors.ResourceExhaustedError as error:
+        height, width = pixels.shape[1:3]
+        raise MemoryError(
+            f"{height} × {width} px do not fit in memory: choose a smaller chunk"
+        ) from error
 
 
 @contextmanager
@@ -125,12 +137,23 @@ def _imported_when_used(name: str) -> Iterator[None]:
         yield
         return
     later = ModuleType(name)
-    vars(later)["__getattr__"] = lambda attribute: getattr(importlib.import_module(name), attribute)
+
+    def leave() -> None:
+        if sys.modules.get(name) is later:
+            del sys.modules[name]
+
+    def attribute(of: str) -> Any:
+        if of.startswith("__"):  # as of every module, who looks for where something comes from
+            raise AttributeError(of)
+        leave()
+        return getattr(importlib.import_module(name), of)
+
+    vars(later)["__getattr__"] = attribute
     sys.modules[name] = later
     try:
         yield
     finally:
-        del sys.modules[name]
+        leave()
 
 
 def gpus() -> list[Any]:

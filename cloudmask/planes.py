@@ -13,9 +13,10 @@ import xarray as xr
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK
 from cloudmask.errors import first_line
-from cloudmask.paths import is_zarr
+from cloudmask.paths import is_remote, is_zarr
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
+from cloudmask.readers.zarr import open_store
 from cloudmask.windows import WINDOWS, Chunk, Load, Windows, all_valid, open_lazily, square_chunks
 
 _CHUNK = 4 * BLOCK
@@ -115,15 +116,16 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     path = str(path)
     if is_zarr(path):
         try:
-            dataset = xr.open_zarr(
-                path, consolidated=False, mask_and_scale=False, decode_coords="all"
-            )
+            dataset = open_store(path, mask_and_scale=False)
         except Exception as error:  # stores of other machines have exceptions of their own
             raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
         for name in ("mask", "probability"):
             if name in dataset:
                 return dataset[name]
-        raise ValueError(f"{path} holds neither a mask nor a probability: name a store that does")
+        unless = ", or its server lists no folders" if is_remote(path) else ""
+        raise ValueError(
+            f"{path} holds neither a mask nor a probability{unless}: name a store that does"
+        )
     reader = cast("RasterReader", open_reader(path, (1,), None))  # no store
     facts = reader.facts()
     if facts["bands"] != 1:

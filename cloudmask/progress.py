@@ -34,6 +34,7 @@ class Bars:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # rich would have what goes to a file or a pipe
             disable=quiet or not sys.stderr.isatty(),
         )
 

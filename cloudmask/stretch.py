@@ -77,6 +77,7 @@ def from_percentiles(sample: Block, percent: float) -> Stretch:
         values = band[np.isfinite(band)]
         ends = np.percentile(values, [percent, 100 - percent]) if values.size else (0.0, 1.0)
         low.append(float(ends[0]))
-        # A constant band has nothing to stretch: it becomes 0.
-        high.append(float(ends[1]) if ends[1] > ends[0] else float(ends[0]) + 1.0)
+        # A constant band has nothing to stretch: it becomes 0, in float32, too.
+        least = low[-1] + max(1.0, abs(low[-1]) * 1e-6)
+        high.append(float(ends[1]) if ends[1] > ends[0] else least)
     return Stretch(tuple(low), tuple(high))

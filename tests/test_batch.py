@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 from cloudmask import load_model, write_cog
-from cloudmask.batch import find_scenes, name_outputs, segment_many
+from cloudmask.batch import check_summary, find_scenes, name_outputs, segment_many
 from cloudmask.errors import SchedulerGoneError
 from cloudmask.notes import facts_of
 from cloudmask.paths import unsigned, unsigned_in
@@ -428,6 +428,30 @@ def test_what_was_made_but_not_noted_is_made_again_and_the_rest_is_left_alone(tm
     assert statuses(segment) == ["failed"]
     assert statuses(segment) == ["failed"]
     assert out.read_text() == foreign
+    out.unlink()
+
+    def busy(_, output):
+        raise FileExistsError(f"{output} is being written by another process")
+
+    assert statuses(busy) == ["failed"]
+    write(out)  # as that process does then
+    assert statuses(segment) == ["failed"]
+
+
+def test_a_name_that_is_no_utf_8_does_not_lock_the_folder(tmp_path):
+    scene = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.tif")
+    Path(scene).write_text("scene")
+    out = tmp_path / "out" / "cafe.tif"
+    out.parent.mkdir()
+
+    def segment(_, output):
+        output.write_text("mask")
+        return CloudCover(3, 1, 0)
+
+    for status in ("done", "kept"):
+        check_summary(out.parent / "summary.csv")
+        (outcome,) = segment_many([scene], [out], segment, {}, resume=True)
+        assert outcome.status == status
 
 
 @pytest.mark.parametrize("kind", ["mask", "world file", "vrt in a vrt", "zip"])

@@ -166,7 +166,7 @@ def test_of_a_crs_without_a_known_unit_metres_are_taken(crs):
     assert grid.gsd == (5, 7)
 
 
-@pytest.mark.parametrize("code", ["ESRI:102100", "EPSG:3785", "EPSG:3395"])
+@pytest.mark.parametrize("code", ["ESRI:102100", "EPSG:3785", "EPSG:3395", "EPSG:3857+5773"])
 def test_mercator_by_another_code_is_mercator(code):
     northing = 8_399_738  # of 60° N on the sphere, where a metre of the map is half of one
     grid = Grid(2, 2, Affine(10, 0, 0, 0, -10, northing + 10), CRS.from_user_input(code))

@@ -144,12 +144,18 @@ def test_a_scene_in_two_splits_is_told_of(files, caplog):
 def test_an_image_that_is_listed_again_counts_once(files, caplog):
     rows = ("a.png,al.png", "./s/../a.png,al.png", "a.png,bl.png", "b.png,bl.png")
     (files / "s").mkdir()
-    text = "image,label,split\n" + "".join(f"{row},train\n" for row in rows)
-    found = read_examples(manifest(files, text))
-    named = [(Path(e.image).name, Path(e.label).name) for e in found]
-    assert named == [("a.png", "al.png"), ("a.png", "bl.png"), ("b.png", "bl.png")]
+    sets = ("s", "s", "s", "s", "other")
+    rows = [f"{row},train,{name}\n" for row, name in zip((*rows, rows[0]), sets, strict=True)]
+    found = read_examples(manifest(files, "image,label,split,set\n" + "".join(rows)))
+    named = [(Path(e.image).name, Path(e.label).name, e.set) for e in found]
+    assert named == [
+        ("a.png", "al.png", "s"),
+        ("a.png", "bl.png", "s"),
+        ("b.png", "bl.png", "s"),
+        ("a.png", "al.png", "other"),
+    ]
     (said,) = caplog.messages
-    assert "lists images again, with the same label: 1 left out" in said
+    assert "lists images again, with the same label and set: 1 left out" in said
 
 
 def test_spaces_after_names_of_columns_and_splits_are_nothing(files):

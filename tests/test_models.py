@@ -408,6 +408,19 @@ def test_an_installed_package_has_every_model():
 # Imports
 
 
+def test_what_is_imported_later_is_there_for_who_asks_meanwhile():
+    code = (
+        "import sys; from cloudmask.network import _imported_when_used as later\n"
+        "with later('matplotlib.pyplot'):\n"
+        "    import matplotlib.pyplot as plt, inspect\n"
+        "    assert not hasattr(plt, '__file__')\n"
+        "    assert callable(plt.figure)\n"
+        "import matplotlib.pyplot\n"
+        "assert matplotlib.pyplot.__file__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -2,6 +2,9 @@
 
 import errno
 import io
+import os
+import pty
+import subprocess
 import sys
 
 import dask.array as da
@@ -37,6 +40,24 @@ def test_each_chunk_that_is_written_counts(tmp_path, capsys, monkeypatch, write,
         f"a scene: {done} of 6 chunks" for done in range(1, 7)
     ]
     assert not said.out
+
+
+def test_a_bar_on_a_terminal_takes_nothing_of_what_goes_to_a_pipe():
+    code = (
+        "from cloudmask.progress import Bars\n"
+        "with Bars() as bars, bars.bar('scenes', 2) as bar:\n"
+        "    print('a' * 300); bar.step()"
+    )
+    ours, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, text=True, check=True
+    )
+    os.close(terminal)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert done.stdout == "a" * 300 + "\n"
+    assert "scenes" in said
+    assert "aaa" not in said
 
 
 class _Full(io.StringIO):

@@ -320,6 +320,18 @@ def test_zarr_with_consolidated_metadata(tmp_path, rng):
     np.testing.assert_array_equal(values_of(open_scene(tmp_path / "scene.zarr")), pixels)
 
 
+def test_a_label_of_which_a_server_lists_no_folders(server, rng):
+    label = xr.Dataset({"mask": (("y", "x"), rng.integers(0, 2, (9, 7), "uint8"))})
+    for consolidated in (True, False):
+        label.to_zarr(
+            server.folder / f"{consolidated}.zarr", zarr_format=2, consolidated=consolidated
+        )
+    at = f"http://127.0.0.1:{server.port}"
+    np.testing.assert_array_equal(open_label(f"{at}/True.zarr"), label["mask"])
+    with pytest.raises(ValueError, match="nor a probability, or its server lists no folders: name"):
+        open_label(f"{at}/False.zarr")
+
+
 def test_zarr_that_is_uint8_without_a_fill_value_stays_uint8(tmp_path, rng):
     pixels = noise(rng, (3, 9, 7))
     scene = open_scene(write_scene_zarr(pixels, tmp_path / "scene.zarr"))
@@ -586,6 +598,30 @@ def test_internal_mask(make_scene, rng):
     expected = np.where(seen > 0, pixels, np.nan)
     np.testing.assert_array_equal(values_of(open_scene(path, chunk=32)), expected)
     np.testing.assert_array_equal(open_valid(path), seen > 0)
+
+
+def test_a_mask_beside_a_link_counts_with_a_nodata_value_too(make_scene, tmp_path, rng):
+    held = make_scene(noise(rng, (3, 60, 80)), name="held.tif")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "scene.tif"
+    link.symlink_to(held)
+    seen = np.where(rng.random((60, 80)) < 0.7, 255, 0).astype("uint8")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(link, "r+") as dataset:
+        dataset.write_mask(seen)
+    assert link.with_name("scene.tif.msk").exists()
+    values = values_of(open_scene(link, nodata=7))
+    assert np.isnan(values[:, seen == 0]).all()
+    np.testing.assert_array_equal(open_valid(link), seen > 0)
+
+
+def test_what_replaces_a_file_in_gdals_memory_is_read(rng):
+    for _ in range(2):
+        pixels = noise(rng, (3, 60, 80))
+        profile = {"driver": "GTiff", "height": 60, "width": 80, "count": 3, "dtype": "uint8"}
+        with rasterio.open("/vsimem/cloudmask.tif", "w", **profile) as dataset:
+            dataset.write(pixels)
+        with dask.config.set(scheduler="synchronous"):  # in one thread, whose handles are kept
+            np.testing.assert_array_equal(values_of(open_scene("/vsimem/cloudmask.tif")), pixels)
 
 
 def test_alpha_band(make_scene, rng):

@@ -837,18 +837,19 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
         "cm.write_cog(xr.DataArray(cloud, dims=('y', 'x')), sys.argv[1])\n"
     )
     others = [
-        tmp_path / name for name in (".n.tif.abcdefg1", ".m.tif.notes", ".m.tif.abcdefg1.txt")
+        tmp_path / name
+        for name in (".n.tif.abcdefg1", ".m.tif.notes", ".m.tif.replaced", ".m.tif.abcdefg1")
     ]
     for folder in others:
         folder.mkdir()
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "m.tif"])
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".m.tif.????????/*")):
+    while not list(tmp_path.glob(".m.tif.*.????????/*")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert list(tmp_path.glob(".m.tif.????????"))
+    assert list(tmp_path.glob(".m.tif.*.????????"))
     write_cog(xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x")), tmp_path / "m.tif")
     assert set(tmp_path.glob(".*")) == set(others)
 

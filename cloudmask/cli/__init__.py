@@ -45,7 +45,7 @@ def main() -> NoReturn:
         kept = of_segment if sys.argv[1:2] == ["segment"] else ""
         _fail(stderr, said or f"interrupted{kept}", 130)
     except MemoryError as error:
-        _fail(stderr, str(error) or "out of memory: choose a smaller --chunk", 2)
+        _fail(stderr, as_options(str(error) or "out of memory: choose a smaller chunk"), 2)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(stderr, as_options(first_line(error)), 2)

@@ -8,7 +8,7 @@ import rasterio
 
 from cloudmask.constants import GDAL_CACHE
 from cloudmask.grid import Grid
-from cloudmask.paths import is_local, is_zarr, without_scheme
+from cloudmask.paths import is_local, is_remote, is_zarr, without_scheme
 
 _SINGLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp")
 """What others are made of GDAL knows: a VRT, Maxar's TIL or a DIMAP names its tiles."""
@@ -32,6 +32,11 @@ GDAL_OPTIONS: dict[str, Any] = {
     }.items()
     if option not in os.environ
 }
+
+
+def is_served(path: str) -> bool:
+    """Whether its bytes come from a server: of a URL, or of a path of GDAL such as /vsis3/."""
+    return is_remote(path) or any(f"/vsi{kind}/" in path for kind in _REMOTE)
 
 
 def files_of(path: str) -> list[str]:
@@ -103,7 +108,8 @@ def _beside(file: Path) -> list[str]:
 
 def _archive_of(path: str) -> list[str]:
     """The file of this machine that holds what GDAL reads from within it: /vsizip/FILE/PART."""
-    parts = Path(path.removeprefix("/vsizip/").removeprefix("/vsitar/"))
-    if not path.startswith(("/vsizip/", "/vsitar/")):
-        return []
-    return [str(parent) for parent in parts.parents if parent.is_file()]
+    for kind in ("/vsizip/", "/vsitar/", "/vsigzip/"):
+        if path.startswith(kind):
+            within = Path(path.removeprefix(kind))
+            return [str(part) for part in (within, *within.parents) if part.is_file()]
+    return []

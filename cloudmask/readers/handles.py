@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict
 
 import rasterio
 
-from cloudmask.paths import is_remote
+from cloudmask.readers.files import is_served
 from cloudmask.readers.protocol import HANDLES
 
 _own = threading.local()
@@ -29,10 +29,10 @@ def kept_open(path: str, name: str, version: str) -> rasterio.DatasetReader:
         while len(handles) >= HANDLES:
             (old, _, _), handle = handles.popitem(last=False)
             handle.close()
-            _held[old] -= is_remote(old)
+            _held[old] -= is_served(old)
         forget(path)
         handles[key] = rasterio.open(name)
-        _held[path] += is_remote(path)
+        _held[path] += is_served(path)
     handles.move_to_end(key)
     return handles[key]
 

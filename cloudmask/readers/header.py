@@ -107,7 +107,8 @@ def _with_nodata(dataset: rasterio.DatasetReader, nodata: Sequence[float], is_ma
     """
     types = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
     local = Path(dataset.name)
-    path = str(local.resolve()) if local.exists() else _parse_path(dataset.name).as_vsi()
+    # Not of a link what it stands for: masks and overviews lie beside the link.
+    path = str(local.absolute()) if local.exists() else _parse_path(dataset.name).as_vsi()
     # Only a simple source lends its overviews, only a complex one its mask.
     source = "ComplexSource" if is_masked else "SimpleSource"
     mask = "<UseMaskBand>true</UseMaskBand>" if is_masked else ""

@@ -16,7 +16,7 @@ import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid
-from cloudmask.paths import is_remote
+from cloudmask.paths import is_local
 
 T = TypeVar("T")
 
@@ -97,8 +97,8 @@ def _size_and_time(status: os.stat_result) -> str:
 
 
 def opening_of(path: str) -> str:
-    """What tells one opening of a URL, which has no version, from the next; empty for a file."""
-    return uuid.uuid4().hex if is_remote(path) else ""
+    """What tells one opening of what has no version, such as a URL, from the next; else empty."""
+    return "" if is_local(path) else uuid.uuid4().hex
 
 
 def band_numbers(bands: Sequence[int]) -> tuple[int, ...]:

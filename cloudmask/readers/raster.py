@@ -17,8 +17,8 @@ from cloudmask.chunks import Block
 from cloudmask.constants import NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid
-from cloudmask.paths import is_remote, unsigned, unsigned_in
-from cloudmask.readers.files import GDAL_OPTIONS
+from cloudmask.paths import unsigned, unsigned_in
+from cloudmask.readers.files import GDAL_OPTIONS, is_served
 from cloudmask.readers.handles import kept_open
 from cloudmask.readers.protocol import interruptibly
 from cloudmask.stopwatch import timed
@@ -83,7 +83,7 @@ class RasterReader:
         whole = Window(0, 0, self.grid.width, self.grid.height)
         shape = (len(self.bands), coarse.height, coarse.width)
         read = partial(self._read, whole, shape, Resampling.nearest)
-        values, _ = interruptibly(read) if is_remote(self.path) else read()
+        values, _ = interruptibly(read) if is_served(self.path) else read()
         return resample.nan_in_all_bands(values.astype("float32"))
 
     def stored(self, rows: slice, columns: slice) -> Block:
@@ -160,7 +160,7 @@ class RasterReader:
             cause = first_line(error.__cause__ or error)
             cause = cause.removeprefix(f"{self.path.rpartition('/')[2]}, ")
             reason = ", it is truncated or damaged"
-            if is_remote(self.path):
+            if is_served(self.path):
                 reason = ", its server did not give all of it"  # GDAL does not tell why
             raise OSError(
                 f"{unsigned(self.path)} cannot be read at rows {window.row_off:.0f}–"

@@ -89,12 +89,16 @@ def _zarr_array(path: str, version: str, variable: str) -> xr.DataArray:  # noqa
     return array.transpose(..., y, x)
 
 
-def _open(path: str) -> xr.Dataset:
-    """The store, by its consolidated metadata if it has them; without, as usual in Zarr 3."""
+def open_store(path: str, **how: Any) -> xr.Dataset:
+    """A store, by its consolidated metadata if it has them; without, as usual in Zarr 3."""
     try:
-        dataset = xr.open_zarr(path, chunks=None, decode_coords="all", consolidated=True)
+        return xr.open_zarr(path, decode_coords="all", consolidated=True, **how)
     except (ValueError, KeyError):
-        dataset = xr.open_zarr(path, chunks=None, decode_coords="all", consolidated=False)
+        return xr.open_zarr(path, decode_coords="all", consolidated=False, **how)
+
+
+def _open(path: str) -> xr.Dataset:
+    dataset = open_store(path, chunks=None)
     # `to_zarr` with an encoding of one's own drops the attribute that ties the CRS to the array.
     return dataset.set_coords([name for name in ("spatial_ref",) if name in dataset])
 

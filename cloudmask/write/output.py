@@ -4,13 +4,15 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +118,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """A folder beside `path` in which to make files; on success they move into place.
 
     For a URL a local one, from which they are sent: an object appears when it is complete. On this
-    machine one process at a time: a FileExistsError in all others. What one left that was killed
-    is removed.
+    machine one process at a time: a FileExistsError in all others. What one of them left that was
+    killed is removed.
     """
     with nullcontext(False) if is_remote(path) else alone(path, "written") as is_alone:
         beside = None if is_remote(path) else path.parent
+        # Its locks may be this machine's own, so what it removes must be, too.
+        prefix = f".{path.name}.{zlib.crc32(platform.node().encode()):08x}."
         if is_alone:
-            _sweep(path)
+            _sweep(path.parent, prefix)
         try:
-            work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
+            work = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
         except OSError as error:
             raise OSError(f"the folder {path.parent} is not writable: {error.strerror}") from error
         try:
@@ -140,12 +144,13 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove folders of `tempfile.mkdtemp` for `path`, which may hold a whole uncompressed mask."""
-    named = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
-    for folder in path.parent.iterdir():
-        if named.fullmatch(folder.name) and folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove what `tempfile.mkdtemp` made and nobody removed: a whole mask, uncompressed."""
+    named = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    with suppress(PermissionError):  # a folder may be written to and not be listed
+        for folder in parent.iterdir():
+            if named.fullmatch(folder.name) and folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(work: Path, path: Path) -> None:

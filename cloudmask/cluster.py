@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def connect(
     if workers is not None:
         workers = whole("workers", workers, 1)
     with _client(scheduler, workers, gpus) as client, only_on(client):
-        logger.info("dashboard at %s", client.dashboard_link)
+        needs = "" if scheduler or find_spec("bokeh") else " (pip install bokeh)"
+        logger.info("dashboard at %s%s", client.dashboard_link, needs)
         _wait_for_workers(client, timeout)
         _check_versions(client)
         yield client

@@ -181,13 +181,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop at NaN, and say now and then how far it is."""
-        if not math.isfinite(logs["loss"]):
-            best = self.folder / "checkpoint" / BEST
-            kept = f", and go on under another name with --weights {best}" if best.exists() else ""
-            raise FloatingPointError(
-                f"the loss became {logs['loss']} in epoch {self.epoch + 1}: lower the learning "
-                f"rate{kept}"
-            )
+        self._check_finite("loss", logs["loss"])
         if time.monotonic() - self.said > _SAY_EVERY:
             self.said = time.monotonic()
             logger.info(
@@ -195,13 +189,26 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
                 self.epoch + 1, batch + 1, self.schedule.steps, logs["loss"],
             )  # fmt: skip
 
+    def _check_finite(self, name: str, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        best = self.folder / "checkpoint" / BEST
+        kept = f", and go on under another name with --weights {best}" if best.exists() else ""
+        raise FloatingPointError(
+            f"the {name} became {loss} in epoch {self.epoch + 1}: lower the learning rate{kept}"
+        )
+
     def on_test_begin(self, _logs: Any = None) -> None:
         """Put the averaged weights in."""
         self.raw = [variable.numpy() for variable in self.model.trainable_variables]
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Keep the averaged weights if they are the best, and take them out again."""
+        """Keep the averaged weights if they are the best, and take them out again.
+
+        No loss is lower than NaN: what follows could never be the best.
+        """
+        self._check_finite("validation loss", logs["loss"])
         best = min((entry["val_loss"] for entry in self.history), default=math.inf)
         if logs["loss"] < best:
             write_weights(self.model, self.folder / "checkpoint" / BEST)

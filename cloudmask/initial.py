@@ -46,13 +46,15 @@ def _find_start(recipe: Recipe) -> Path | None:
     return encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
 
 
-def initial_network(recipe: Recipe) -> "keras.Model":
+def initial_network(recipe: Recipe, *, is_begun: bool = False) -> "keras.Model":
     """Build a network, with the weights that it starts from.
 
     Parameters
     ----------
     recipe : Recipe
         Architecture, precision, seed, and the weights of a model or of an encoder.
+    is_begun : bool
+        Leave out these weights: a checkpoint will take their place.
 
     Raises
     ------
@@ -62,21 +64,20 @@ def initial_network(recipe: Recipe) -> "keras.Model":
     networks.start_tensorflow()
     import keras
 
-    start = _find_start(recipe)
+    start = None if is_begun else _find_start(recipe)
     keras.utils.set_random_seed(recipe.sampling.seed)
     with _strategy().scope():
         precision = recipe.precision or networks.choose_precision()
         network = networks.build_network(recipe.architecture, precision)
     logger.info("%s trains in %s", recipe.architecture, precision)
-    if start is not None and recipe.weights:
-        read_weights(network, start)
+    if start is not None:
+        (read_weights if recipe.weights else read_encoder)(network, start)
+    if recipe.weights:
         # A few patches of many kinds have other means than all have: with those of each batch what
         # was learned is lost before it is better (https://keras.io/guides/transfer_learning).
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
-    elif start is not None:
-        read_encoder(network, start)
     return network
 
 

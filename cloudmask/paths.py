@@ -41,7 +41,10 @@ def locate(path: str | Path) -> Path:
     """A path, or for a URL what has the methods of one."""
     from upath import UPath  # takes a tenth of a second
 
-    return cast("Path", UPath(path)) if is_remote(path) else Path(path)
+    if not is_remote(path):
+        return Path(path)
+    # What is there is asked anew: other processes and a cluster's workers write there, too.
+    return cast("Path", UPath(path, use_listings_cache=False))
 
 
 def unsigned(path: str) -> str:

@@ -107,8 +107,10 @@ def intervals(tallies: Sequence[Tally], threshold: float) -> dict[str, tuple[flo
     tallies : sequence of Tally
         One for each scene, since pixels of one scene are not independent. A score has an interval
         if two of them or more tell of it: with cloud, of scores of cloud; without, of false cloud.
-        What is drawn without any cloud counts for the others.
+        What is drawn without any cloud counts for the others; one without a scored pixel tells
+        nothing.
     """
+    tallies = [one for one in tallies if one.pixels]
     if len(tallies) < 2:
         return {}
     cloudy = sum(bool(one.cloud.sum()) for one in tallies)
@@ -137,13 +139,17 @@ def sweep(tallies: Sequence[Tally]) -> dict[float, Scores]:
 
 
 def best_threshold(tallies: Sequence[Tally], beta: float = 1.0) -> float:
-    """Of 0.05 … 0.95, the threshold with the highest F-beta; 0.5 where none has one."""
+    """Of 0.05 … 0.95, the threshold with the highest F-beta; 0.5 where none has one.
+
+    The middle one of several that are as good.
+    """
     values = {}
     for threshold, scores in sweep(tallies).items():
         p, r = scores.precision, scores.recall
         values[threshold] = (1 + beta**2) * p * r / (beta**2 * p + r) if p * r > 0 else 0.0
-    best = max(values, key=values.__getitem__)
-    return best if values[best] > 0 else 0.5
+    highest = max(values.values())
+    best = [threshold for threshold, value in values.items() if value == highest]
+    return best[len(best) // 2] if highest > 0 else 0.5
 
 
 def _counts(tallies: Sequence[Tally], threshold: float) -> NDArray[np.float64]:

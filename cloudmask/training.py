@@ -32,7 +32,7 @@ from cloudmask.models import ARCHITECTURES
 from cloudmask.paths import resolved, unsigned
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CARD, CloudModel, load_model
-from cloudmask.runs import check_disk, check_run, leave_finished, run_folder
+from cloudmask.runs import HISTORY, check_disk, check_run, leave_finished, run_folder
 from cloudmask.scores import Tally, best_threshold, tally
 from cloudmask.weightfile import file_sha256, read_weights, write_weights
 from cloudmask.write import write_json
@@ -103,10 +103,13 @@ def train(
     if recipe.weights and Path(recipe.weights).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     _check_memory(recipe)
-    check_start(recipe)
+    # A run that has begun has all that it took from its first weights: they may be gone by now.
+    is_begun = resume and (folder / HISTORY).exists()
+    if not is_begun:
+        check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
     check_mix(dict.fromkeys(chunk.example.set for chunk in chunks["train"]), recipe.sampling)
-    network = initial_network(recipe)
+    network = initial_network(recipe, is_begun=is_begun)
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )

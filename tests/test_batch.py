@@ -523,6 +523,16 @@ def test_a_log_on_a_full_disk_does_not_end_a_batch(scenes, tmp_path):
     assert "stdout cannot be written to (No space left on device)" in done.stderr
 
 
+def test_a_result_that_stdout_does_not_take_is_a_failure():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cloudmask", "models"],
+            check=False, text=True, stdout=full, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "cloudmask: stdout cannot be written to: No space left on device\n"
+
+
 def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

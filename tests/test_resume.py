@@ -194,9 +194,9 @@ def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, m
     from cloudmask.write import partial
 
     def elsewhere(path):  # noqa: ARG001
-        return None
+        return None, ""
 
-    monkeypatch.setattr(partial, "_read", elsewhere)
+    monkeypatch.setattr(partial, "_seen", elsewhere)
     mask = xr.DataArray(da.zeros((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,

@@ -78,6 +78,20 @@ def test_the_best_threshold_follows_what_a_miss_costs(rng):
     assert f2 < f1
 
 
+def test_of_thresholds_that_are_as_good_the_middle_one_is_the_best():
+    exact = np.array([0, 0, 1], "uint8")
+    assert best_threshold([tally(exact, exact)]) == 0.5
+    label, sure = np.array([0, 1], "uint8"), np.array([0.3, 0.9], "float32")
+    assert best_threshold([tally(sure, label)]) == 0.65  # of 0.35 … 0.9
+
+
+def test_a_scene_without_a_scored_pixel_is_not_the_second_that_tells():
+    clear = np.zeros(400, "uint8")
+    mask = clear.copy()
+    mask[:4] = 1
+    assert intervals([tally(mask, clear), tally(clear, clear + 255)], 0.5) == {}
+
+
 def test_without_cloud_there_is_no_best_threshold():
     label = np.zeros(100, "uint8")
     assert best_threshold([tally(np.linspace(0, 1, 100, dtype="float32"), label)]) == 0.5

@@ -336,6 +336,49 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_best(tiles, tmp_path, mo
     assert (tmp_path / "bad" / "history.png").exists()
 
 
+def test_a_validation_loss_that_is_nan_stops_the_run(tiles, tmp_path, monkeypatch):
+    from cloudmask import fitting
+
+    keep = fitting._Keeper.on_test_end
+
+    def poisoned(keeper, logs):
+        keep(keeper, logs | ({"loss": np.nan} if keeper.epoch == 1 else {}))
+
+    monkeypatch.setattr(fitting._Keeper, "on_test_end", poisoned)
+    told = r"the validation loss became nan in epoch 2: lower the learning rate, and go on under an"
+    with pytest.raises(FloatingPointError, match=told):
+        train(tiles, "bad", TINY, runs=tmp_path)
+
+
+def test_a_run_that_has_begun_is_resumed_without_what_it_started_from(
+    tiny_run, tiles, tmp_path, monkeypatch
+):
+    from cloudmask import fitting
+
+    shutil.copytree(tiny_run, tmp_path / "start")
+    recipe = replace(TINY, weights=str(tmp_path / "start"))
+    train(tiles, "whole", recipe, runs=tmp_path)
+
+    begin = fitting._Keeper.on_epoch_begin
+
+    def stopped(keeper, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        begin(keeper, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting._Keeper, "on_epoch_begin", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiles, "run", recipe, runs=tmp_path)
+    shutil.rmtree(tmp_path / "start")
+    train(tiles, "run", recipe, runs=tmp_path, resume=True)
+    whole, resumed = (
+        weights_of(tmp_path / name / f"{name}.weights.h5") for name in ("whole", "run")
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_a_run_of_which_nothing_came_leaves_what_was_there(tiny_run, tiles, tmp_path, monkeypatch):
     from cloudmask import fitting
     from cloudmask.models import ARCHITECTURES

@@ -22,7 +22,6 @@ from pool import FACTS, READING
 
 from cloudmask import train
 from cloudmask.augment import retexture, tint
-from cloudmask.cli.options import Mix
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
 from cloudmask.dataset import ROUND
@@ -74,9 +73,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--crop", type=int, default=256, help="side of what a step sees of a patch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument(
-        "--mix", type=lambda text: Mix().convert(text, None, None), default=(), help="of validation"
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -85,7 +81,7 @@ def main() -> None:
     recipe = Recipe(
         architecture=args.architecture, loss="bce+dice", epochs=args.epochs, steps=args.steps,
         learning_rate=args.learning_rate, weights=args.weights, validation_patches=192,
-        sampling=Sampling(batch_size=args.batch_size, seed=args.seed, mix=args.mix),
+        sampling=Sampling(batch_size=args.batch_size, seed=args.seed),
         reading=READING,
     )  # fmt: skip
     pool = [np.load(args.pool / f"{name}.npy", mmap_mode="r") for name in ("pixels", "targets")]
@@ -97,7 +93,8 @@ def main() -> None:
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / CARD
     facts = json.loads(card.read_text())
-    facts["trained"] += f", from {args.weights or 'random weights'}, teacher {teacher}"
+    how = f", from {args.weights or 'random weights'}, teacher {teacher}"
+    facts["trained"] = facts["trained"].removesuffix(how) + how  # resumed, it may be there
     card.write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -79,7 +79,9 @@ def doubled(pixels: Array, label: Array) -> tuple[Array, Array]:
         Image.fromarray(band).resize(size, Image.Resampling.BILINEAR)
         for band in np.nan_to_num(pixels).astype("float32")
     ]
-    return np.stack([np.asarray(band) for band in bands]), label.repeat(2, 0).repeat(2, 1)
+    is_nodata = np.isnan(pixels).any(axis=0).repeat(2, 0).repeat(2, 1)
+    larger = np.where(is_nodata, np.nan, np.stack([np.asarray(band) for band in bands]))
+    return larger, label.repeat(2, 0).repeat(2, 1)
 
 
 CONDITIONS = {

@@ -49,6 +49,12 @@ def main() -> NoReturn:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         _fail(stderr, as_options(first_line(error)), 2)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass  # who read it has seen enough
+    except OSError as error:
+        _fail(stderr, f"stdout cannot be written to: {error.strerror}", 2)
     _exit(0)
 
 
@@ -71,7 +77,7 @@ def _fail(stderr: int, line: str, code: int) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     # Not sys.exit: it would take TensorFlow apart for a second, and after a failure wait for dask's
     # threads to finish chunks that nobody needs.
-    with suppress(OSError):  # who read it has seen enough, or the disk is full
+    with suppress(OSError):  # a failure that has been told of is not the last one
         sys.stdout.flush()
     os._exit(code)
 

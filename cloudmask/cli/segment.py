@@ -165,7 +165,7 @@ def _segment_one(job: Any, start: float, *, as_json: bool, quiet: bool) -> None:
     elif not quiet:
         native = job.plan.native
         grid = job.plan.grid if job.is_on_model_grid else native
-        print(
+        say(
             f"{job.out}: {_cover(cover.cloud_percent)}, nodata {cover.nodata_percent:.1f} %, "
             f"{grid.height} × {grid.width} px, {elapsed:.1f} s, "
             f"{native.height * native.width / 1e6 / elapsed:.2f} Mpx/s"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloudmask.errors import SchedulerGoneError
+from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.locks import alone
 from cloudmask.paths import is_remote, locate
 from cloudmask.write.output import check_free, check_place, full_disk, move
@@ -80,16 +80,21 @@ class Partial:
             return
         lost = gone(self.name, client)
         try:
-            answers = client.run(_read, str(self._begun), on_error="return")
+            answers = client.run(_seen, str(self._begun), on_error="return")
         except OSError as error:
             raise SchedulerGoneError(lost) from error
-        for worker, found in answers.items():
-            # One that dies meanwhile answers with an error: its successor sees what it saw.
-            if found != self.run and not isinstance(found, OSError):
-                raise OSError(
-                    f"worker {worker} does not see {self.folder}: name a folder that all share, an "
-                    "object store (s3://…), or a .tif, which this process writes"
-                )
+        cure = (
+            "check that it has what the store needs: its package, credentials and AWS_ENDPOINT_URL"
+            if is_remote(self.folder)
+            else "name a folder that all share, an object store (s3://…), or a .tif, which this "
+            "process writes"
+        )
+        for worker, answer in answers.items():
+            if isinstance(answer, Exception):  # it died: its successor sees what it saw
+                continue
+            found, why = answer
+            if found != self.run:
+                raise OSError(f"worker {worker} does not see {self.folder}{why}: {cure}")
 
 
 @contextmanager
@@ -187,6 +192,16 @@ def _read(path: str) -> str | None:
         return None
 
 
+def _seen(path: str) -> tuple[str | None, str]:
+    """What a file says, or why it cannot be read."""
+    try:
+        return locate(path).read_text(), ""
+    except FileNotFoundError:
+        return None, ""
+    except Exception as error:  # each store has exceptions of its own
+        return None, f" ({first_line(error)})"
+
+
 def _remove(folder: Path) -> None:
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,12 +215,14 @@ def _publish(partial: Partial, path: Path) -> None:
         move(made, path)
         return
     # An object store renames nothing: it copies. Readers find a store by its zarr.json, which
-    # therefore goes first and comes last.
+    # therefore goes first and comes last, as those of its arrays come after their chunks.
     files, source, target = made.fs, made.path, path.path  # type: ignore[attr-defined]
     if path.exists():
         if is_store(path):
             files.rm(f"{target}/zarr.json")
         files.rm(target, recursive=True)
-    names = [name[len(source) :] for name in files.find(source) if name != f"{source}/zarr.json"]
-    files.copy([source + name for name in names], [target + name for name in names])
-    files.copy(f"{source}/zarr.json", f"{target}/zarr.json")
+    names = [name[len(source) :] for name in files.find(source)]
+    inner = [name for name in names if name.endswith("/zarr.json") and name != "/zarr.json"]
+    chunks = [name for name in names if not name.endswith("/zarr.json")]
+    for some in (chunks, inner, ["/zarr.json"]):
+        files.copy([source + name for name in some], [target + name for name in some])

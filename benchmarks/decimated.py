@@ -3,9 +3,10 @@
     python benchmarks/decimated.py FOLDER [--short] [--side 20000] [--factor 24] [--runs 3]
 
 A scene in deflated tiles without overviews, and the same with overviews; the mask a COG on the
-scene's grid. GDAL's part is two commands where gdal_translate is on the PATH, else the same calls
-through rasterio; with one thread, as it comes, and with all. What is beyond start-up leaves out
-what cloudmask takes for 64 × 64 px, and what GDAL's process takes before its first call.
+scene's grid. GDAL's part is the calls of two commands through rasterio, whose GDAL cloudmask has,
+too, and the commands themselves where gdal_translate is on the PATH, often an older one's; with one
+thread, as it comes, and with all. What is beyond start-up leaves out what cloudmask takes for
+64 × 64 px, and what GDAL's process takes before its first call.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import Any
 from measuring import alternate, apart, options, report, run, sample, segment, startup
 
 
-def gdal(scene: str, mask: str, factor: float, threads: str) -> dict[str, Any]:
+def gdal(scene: str, mask: str, factor: float, threads: str, by_command: bool) -> dict[str, Any]:
     """An average-decimated read, a cut, and a COG of the mask, enlarged by nearest."""
     import rasterio
 
@@ -29,7 +30,8 @@ def gdal(scene: str, mask: str, factor: float, threads: str) -> dict[str, Any]:
     coarse, cut = (str(Path(mask).with_name(name)) for name in ("coarse.tif", "cut.tif"))
     with rasterio.Env(GDAL_NUM_THREADS=threads):
         begun = time.perf_counter()
-        _translate(scene, coarse, threads, "-r", "average", "-outsize", *small)
+        translate = partial(_command, threads) if by_command else _library
+        translate(scene, coarse, "-r", "average", "-outsize", *small)
         with rasterio.open(coarse) as dataset:
             profile = dataset.profile | {"count": 1, "nodata": 255}
             profile.pop("photometric", None)
@@ -37,16 +39,17 @@ def gdal(scene: str, mask: str, factor: float, threads: str) -> dict[str, Any]:
         with rasterio.open(cut, "w", **profile) as dataset:
             dataset.write(clouds, 1)
         cog = ["-co", "COMPRESS=DEFLATE", "-co", "OVERVIEW_RESAMPLING=MODE"]
-        _translate(cut, mask, threads, "-of", "COG", "-outsize", *size, *cog)
+        translate(cut, mask, "-of", "COG", "-outsize", *size, *cog)
         return {"beyond_startup_seconds": time.perf_counter() - begun}
 
 
-def _translate(source: str, target: str, threads: str, *how: str) -> None:
-    """`gdal_translate`, or its library function by the same arguments."""
-    if shutil.which("gdal_translate"):
-        command = ["gdal_translate", "-q", "--config", "GDAL_NUM_THREADS", threads, *how]
-        subprocess.run([*command, source, target], check=True)
-        return
+def _command(threads: str, source: str, target: str, *how: str) -> None:
+    command = ["gdal_translate", "-q", "--config", "GDAL_NUM_THREADS", threads, *how]
+    subprocess.run([*command, source, target], check=True)
+
+
+def _library(source: str, target: str, *how: str) -> None:
+    """What `gdal_translate` calls for the same arguments."""
     import rasterio
     import rasterio.shutil
     from rasterio.enums import Resampling
@@ -108,24 +111,30 @@ def build_overviews(scene: str, copy: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
+    import rasterio
+
     asked = options(__doc__, side=(20_000, 8_000), factor=(24.0, 24.0))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     mask, how = folder / "mask.tif", ("--resize-factor", asked.factor)
-    translate = shutil.which("gdal_translate")
-    if translate:
-        asked.context["gdal_translate"] = run([translate, "--version"])[0].strip()
-    by = "gdal_translate" if translate else "GDAL through rasterio"
+    ways = {f"rasterio's GDAL {rasterio.__gdal_version__}": False}
+    if translate := shutil.which("gdal_translate"):
+        _, number, *_ = run([translate, "--version"])[0].replace(",", "").split()
+        ways[f"gdal_translate {number}"] = True
+    ours = next(iter(ways))
     reference = partial(apart, gdal, scene=scene, mask=mask, factor=asked.factor)
     contestants = {
         "start-up": partial(startup, folder),
         "cloudmask": partial(segment, scene, mask, *how),
         "cloudmask, with overviews": partial(segment, with_overviews(scene), mask, *how),
-        f"{by}, one thread": partial(reference, threads="1"),
-        f"{by}, all threads": partial(reference, threads="ALL_CPUS"),
     }
+    for way, by_command in ways.items():
+        for how_many, threads in (("one thread", "1"), ("all threads", "ALL_CPUS")):
+            contestants[f"{way}, {how_many}"] = partial(
+                reference, threads=threads, by_command=by_command
+            )
     rows = alternate(contestants, asked.runs)
     start = rows.pop("start-up")
-    theirs = rows[f"{by}, one thread"]
+    theirs = rows[f"{ours}, one thread"]
     for name, row in rows.items():
         if name.startswith("cloudmask"):
             row["startup_seconds"], row["startup_runs"] = start["seconds"], start["runs"]

@@ -142,26 +142,32 @@ def sample(folder: Path, side: int, *more: str) -> Path:
 
 def repeated(folder: Path, side: int) -> Path:
     """A scene of one block over and over: GBs of pixels in seconds, where content is no matter."""
+    scene = folder / f"repeated_{side}.tif"
+    if not scene.exists():
+        apart(repeat, scene=scene, side=side)
+    return scene
+
+
+def repeat(scene: str, side: int) -> dict[str, Any]:
+    """Write such a scene; in a process of its own, for its memory: children inherit a peak."""
     import numpy as np
     import rasterio
     from rasterio.windows import Window
 
-    scene, length = folder / f"repeated_{side}.tif", 2048
-    if scene.exists():
-        return scene
+    length = 2048
     colours = np.random.default_rng(SEED).integers(0, 255, (3, 16, 16), "uint8")
     block = colours.repeat(length // 16, axis=1).repeat(length // 16, axis=2)
     profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32637"}
     profile |= {"compress": "deflate", "zlevel": 1, "interleave": "pixel", "bigtiff": "IF_SAFER"}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "num_threads": "ALL_CPUS"}
     profile |= {"transform": rasterio.transform.from_origin(400_000, 1_300_000, 1, 1)}
-    unfinished = scene.with_suffix(".unfinished")
+    unfinished = Path(scene).with_suffix(".unfinished")
     with rasterio.open(unfinished, "w", width=side, height=side, **profile) as dataset:
         for y, x in product(range(0, side, length), repeat=2):
             height, width = min(length, side - y), min(length, side - x)
             dataset.write(block[:, :height, :width], window=Window(x, y, width, height))
     unfinished.rename(scene)
-    return scene
+    return {}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from cloudmask.grid import check_array, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
 from cloudmask.mask import (
     check_threshold,
+    in_chunks,
     mask_attributes,
     mask_or_probability,
     nan_where_declared,
@@ -171,7 +172,7 @@ def _validity(like: xr.DataArray) -> tuple[Load | Array, bool]:
     network, and what they read would wait in memory, up to the whole of the scene.
     """
     if like.dtype != bool:
-        like = nan_where_declared(like)
+        like = nan_where_declared(in_chunks(like))
     if like.dtype.kind not in "bf":
         return all_valid, False
     data = da.asarray(like.data)

@@ -109,7 +109,7 @@ def evaluate_model(
         One line, before the model runs.
     """
     if threshold is not None:
-        check_threshold(threshold)
+        threshold = check_threshold(threshold)
     reading = reading or Reading()
 
     def see(example: Example) -> Seen:

@@ -12,6 +12,8 @@ from rasterio.errors import CRSError
 
 # WGS 84 (NIMA TR8350.2): semi-major axis in metres, first eccentricity squared.
 _SEMI_MAJOR, _ECCENTRICITY2 = 6378137.0, 0.00669437999014
+_ROUNDED = 0.1
+"""Pixels by which coordinates may be off: they are rounded, in float32 or as text."""
 _PLACES = {"y": "scene_row", "x": "scene_column"}
 """Coordinates that tell what part of a rotated scene a slice is: of the scene that had the
 GeoTransform among their attributes."""
@@ -130,10 +132,33 @@ def grid_of(array: xr.DataArray) -> Grid:
         dim: _step(array, dim) for dim in ("y", "x") if dim in array.coords and array.sizes[dim] > 1
     }
     known = {"y": transform.e, "x": transform.a}
-    if any(not math.isclose(step, known[dim], rel_tol=1e-6) for dim, step in steps.items()):
+    if any(
+        abs(step - known[dim]) * (array.sizes[dim] - 1) > abs(known[dim]) * _ROUNDED
+        for dim, step in steps.items()
+    ):
         # Every second pixel, say: the coordinates know, the stored transform does not.
         transform = _by_coordinates(array, transform, steps)
+    elif not text and len(steps) == 2 and _counts_corners(array):
+        transform = transform @ Affine.translation(0.5, 0.5)
     return Grid(array.sizes["y"], array.sizes["x"], transform, array.rio.crs)
+
+
+def _counts_corners(array: xr.DataArray) -> bool:
+    """Whether coordinates are those of corners by a transform in the attributes: stackstac's are.
+
+    They lie whole pixels of that transform from its origin, those of centres by half a pixel more.
+    """
+    try:
+        told = Affine(*array.attrs["transform"][:6])
+    except (KeyError, TypeError, ValueError):
+        return False
+    if told.b or told.d or told.is_degenerate:
+        return False
+    for dim, origin, length in (("y", told.f, told.e), ("x", told.c, told.a)):
+        off = (float(array[dim][0]) - origin) / length
+        if abs(_step(array, dim) / length - 1) > 1e-6 or abs(off - round(off)) > _ROUNDED:
+            return False
+    return True
 
 
 def _geo_transform(array: xr.DataArray) -> str | None:
@@ -201,13 +226,15 @@ def _step(array: xr.DataArray, dim: str) -> float:
     values = array[dim].to_numpy()
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{dim} is {values.dtype}: give coordinates in units of the CRS")
-    step = float(values[1] - values[0])
+    # By both ends: float32 rounds a degree of longitude to a tenth of a pixel of 10 m.
+    values = values.astype("float64")
+    step = float(values[-1] - values[0]) / (len(values) - 1)
     off = np.abs(values - np.linspace(values[0], values[-1], len(values))).max()
     if not (step and off <= abs(step) / 4):
         steps = np.diff(values)
-        other = steps[np.abs(steps - step).argmax()]
+        other = steps[np.abs(steps - steps[0]).argmax()]
         raise ValueError(
-            f"{dim} is not evenly spaced, steps are {step:g} and {other:g}: write the "
+            f"{dim} is not evenly spaced, steps are {steps[0]:g} and {other:g}: write the "
             "parts one by one, or bring them to one grid (rio.reproject_match)"
         )
     return step

@@ -9,7 +9,7 @@ from dask.array.core import Array
 
 from cloudmask.checks import real
 from cloudmask.chunks import Block
-from cloudmask.constants import CLEAR, CLOUD, FLAG_MEANINGS, NODATA
+from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 from cloudmask.grid import check_array
 
 
@@ -58,6 +58,17 @@ def _cut(probability: Block, value: float) -> Block:
     return mask
 
 
+def in_chunks(array: xr.DataArray, side: int = 4 * BLOCK) -> xr.DataArray:
+    """An array without chunks in chunks: of rioxarray's all would be read at the first operation.
+
+    Dimensions other than band, y and x are cut into single pixels.
+    """
+    if array.chunks is not None:
+        return array
+    lengths = {"band": -1, "y": side, "x": side}
+    return array.chunk({dim: lengths.get(str(dim), 1) for dim in array.dims})
+
+
 def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
     """Pixels with NaN where they are what the array declares as nodata, in rioxarray's way."""
     try:
@@ -86,6 +97,7 @@ def mask_or_probability(array: xr.DataArray) -> xr.DataArray:
     check_array(array)
     if 0 in array.shape:
         raise ValueError(f"the array has no pixel, {dict(array.sizes)}: select some")
+    array = in_chunks(array)
     if array.dtype.kind == "f":
         array = nan_where_declared(array)
         if "flag_values" in array.attrs:

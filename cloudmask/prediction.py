@@ -12,7 +12,7 @@ from cloudmask.checks import shown, whole
 from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.grid import check_array, grid_of
-from cloudmask.mask import nan_where_declared, threshold
+from cloudmask.mask import in_chunks, nan_where_declared, threshold
 from cloudmask.paths import is_remote, is_same, resolved
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import default_chunk
@@ -71,7 +71,9 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     check_model(model)
     halo = check_overlap(model, overlap)
     given = scene
-    scene = nan_where_declared(scene.transpose(..., "band", "y", "x"))
+    seen_as = nan_where_declared(scene.isel(y=slice(0), x=slice(0))).dtype
+    side = default_chunk(seen_as, max(scene.sizes["y"], scene.sizes["x"]))
+    scene = nan_where_declared(in_chunks(scene.transpose(..., "band", "y", "x"), side))
     step, depth = step_and_depth(scene.dtype, model.stride, halo)
     whole_scene = da.asarray(scene.data)
     pixels = _laid_out(whole_scene, step, depth)

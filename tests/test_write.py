@@ -184,6 +184,11 @@ def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
         assert dataset.rpcs.to_dict() == rpcs.to_dict()
     assert cog_validate(tmp_path / "m.tif")[0]
 
+    directory = segment(open_scene(f"GTIFF_DIR:1:{tmp_path / 'raw.tif'}"), FakeModel())
+    write_cog(directory, tmp_path / "directory.tif")
+    with rasterio.open(tmp_path / "directory.tif") as dataset:
+        assert len(dataset.gcps[0]) == len(points)
+
     half = segment(open_scene(tmp_path / "raw.tif", resize_factor=2), FakeModel())
     write_cog(half, tmp_path / "half.tif")
     with rasterio.open(tmp_path / "half.tif") as dataset:
@@ -665,6 +670,10 @@ def test_zarr_follows_geozarr(tmp_path, rng):
     assert attributes["spatial:transform"] == [10, 0, 500_000, 0, -10, 5_000_000]
     assert attributes["spatial:bbox"] == [500_000, 4_997_000, 504_000, 5_000_000]
     assert {item["name"] for item in attributes["zarr_conventions"]} == {"proj:", "spatial:"}
+    write_zarr(place(patches(rng, 300, 400))[::-1], tmp_path / "up.zarr")
+    attributes = json.loads((tmp_path / "up.zarr/zarr.json").read_text())["attributes"]
+    assert attributes["spatial:transform"] == [10, 0, 500_000, 0, 10, 4_997_000]
+    assert attributes["spatial:bbox"] == [500_000, 4_997_000, 504_000, 5_000_000]
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_coords": "all"}, {"mask_and_scale": False}])
@@ -843,12 +852,14 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
     for folder in others:
         folder.mkdir()
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "m.tif"])
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".m.tif.*.????????/*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".m.tif.*.????????/*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
     assert list(tmp_path.glob(".m.tif.*.????????"))
     write_cog(xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x")), tmp_path / "m.tif")
     assert set(tmp_path.glob(".*")) == set(others)

@@ -1,6 +1,7 @@
 """What GDAL knows of a scene beside its pixels: its files, and what ties it to the ground."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,13 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
     Empty for a grid of other bounds, for a Zarr store, and for what is no longer there.
     """
     scene = without_scheme(scene)
-    if is_zarr(scene) or (is_local(scene) and not Path(scene).exists()):
+    if is_zarr(scene):
         return {}
-    with rasterio.Env(**GDAL_OPTIONS), rasterio.open(scene) as dataset:
+    with rasterio.Env(**GDAL_OPTIONS), ExitStack() as opened:
+        try:
+            dataset = opened.enter_context(rasterio.open(scene))
+        except rasterio.errors.RasterioIOError:
+            return {}
         native = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
         if not native.same_bounds(grid):
             return {}

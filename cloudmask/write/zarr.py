@@ -270,9 +270,8 @@ def _geozarr_attributes(grid: Grid) -> dict[str, Any]:
 
     Conventions ``proj:`` and ``spatial:``, https://github.com/zarr-conventions.
     """
-    west, south, east, north = rasterio.transform.array_bounds(
-        grid.height, grid.width, grid.transform
-    )
+    bounds = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
+    (west, east), (south, north) = sorted(bounds[::2]), sorted(bounds[1::2])
     attributes: dict[str, Any] = {
         "spatial:dimensions": ["y", "x"],
         "spatial:shape": [grid.height, grid.width],

@@ -533,6 +533,12 @@ def test_a_result_that_stdout_does_not_take_is_a_failure():
     assert done.stderr == "cloudmask: stdout cannot be written to: No space left on device\n"
 
 
+def test_who_reads_the_first_line_only_has_seen_enough():
+    command = f"set -o pipefail; {sys.executable} -m cloudmask models --json | head -1"
+    done = subprocess.run(["bash", "-c", command], check=False, text=True, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
 def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

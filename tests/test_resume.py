@@ -178,9 +178,9 @@ def test_a_worker_that_dies_when_it_is_asked_what_it_sees_stops_nothing(tmp_path
         if not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Path(path).read_text()
+        return Path(path).read_text(), ""
 
-    monkeypatch.setattr(partial, "_read", die)
+    monkeypatch.setattr(partial, "_seen", die)
     mask = xr.DataArray(da.ones((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,

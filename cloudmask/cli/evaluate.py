@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import precision_option, reading_options
-from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.cli.output import log_to_stderr, print_json, tell
 from cloudmask.paths import unsigned
 
 
@@ -98,7 +98,7 @@ def evaluate(
         _print_line(facts["overall"])
     else:
         on = f"{split} of {about['manifest']}" if "manifest" in about else about["image"]
-        print(f"{model.name} on {on}, threshold {evaluation.threshold:g}")
+        tell(f"{model.name} on {on}, threshold {evaluation.threshold:g}")
         _print_table(facts)
 
 
@@ -136,16 +136,16 @@ def _print_line(scores: dict[str, Any]) -> None:
     names = {"f1": "F1", "precision": "precision", "recall": "recall", "f2": "F2", "iou": "IoU"}
     if math.isnan(scores["recall"]):  # the label has no cloud
         names = {"accuracy": "accuracy", "false_cloud": "false cloud"}
-    print(", ".join(f"{shown} {scores[name]:.3f}" for name, shown in names.items()))
+    tell(", ".join(f"{shown} {scores[name]:.3f}" for name, shown in names.items()))
 
 
 def _print_table(facts: dict[str, Any]) -> None:
     heads = " ".join(f"{key:>11}" for key in (*_SHOWN, "best f1", "best f2"))
-    print(f"{'set':20} {'scenes':>6} {heads}")
+    tell(f"{'set':20} {'scenes':>6} {heads}")
     for name, scores in [*facts["sets"].items(), ("overall", facts["overall"])]:
         values = [_percent(scores[key]) for key in _SHOWN]
         values += [_best(scores, key) for key in ("f1", "f2")]
-        print(f"{name:20} {scores['scenes']:6} " + " ".join(f"{value:>11}" for value in values))
+        tell(f"{name:20} {scores['scenes']:6} " + " ".join(f"{value:>11}" for value in values))
 
 
 def _best(scores: dict[str, Any], key: str) -> str:

@@ -14,7 +14,7 @@ def print_json(value: Any) -> None:
     """On stdout; NaN as null."""
     from cloudmask.write import without_nan
 
-    print(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
+    tell(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
 
 
 class _Unsigned(logging.Formatter):
@@ -37,6 +37,16 @@ def log_to_stderr(*, quiet: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
+def tell(line: str) -> None:
+    """A result, on stdout. Who reads no further has seen enough; a full disk is a failure."""
+    try:
+        print(line)
+    except BrokenPipeError:
+        _leave_stdout()
+    except OSError as error:
+        raise OSError(f"stdout cannot be written to: {error.strerror}") from error
+
+
 def say(line: str) -> None:
     """On stdout at once; a pipe that was closed, or a full disk, does not end the run."""
     try:
@@ -45,4 +55,9 @@ def say(line: str) -> None:
         logging.getLogger("cloudmask").warning(
             "stdout cannot be written to (%s): the run goes on without it", error.strerror
         )
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
+
+
+def _leave_stdout() -> None:
+    """What is printed from now on goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import refuse_both, scene_options
-from cloudmask.cli.output import log_to_stderr, print_json
+from cloudmask.cli.output import log_to_stderr, print_json, say, tell
 from cloudmask.constants import HIGHEST_SEED
 from cloudmask.errors import as_options
 from cloudmask.paths import unsigned
@@ -25,11 +25,11 @@ def models(as_json: bool) -> None:
         return
     for name, card in registry.items():
         low, high = card["gsd_range"]
-        print(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
-        print(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
+        tell(f"{name}{' (default)' if card['default'] else ''}: {card['summary']}")
+        tell(f"  {card['architecture']}, {low:g}–{high:g} m, threshold {card['threshold']:g}")
         test = card["scores"].get("test", {}).items()
         scores = ", ".join(f"{name} {v['f1']:.3f}" for name, v in test if "f1" in v)
-        print(f"  F1 on test splits: {scores}")
+        tell(f"  F1 on test splits: {scores}")
 
 
 @click.command()
@@ -60,7 +60,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
         return
     unit = "m" if facts["crs"] else "px"
     halo = plan.overlap
-    print(
+    tell(
         f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, "
         f"{facts['bands']} bands of {facts['dtype']}\n"
         f"CRS {facts['crs'] or 'none'}, "
@@ -85,4 +85,4 @@ def sample(out: Path, size: tuple[int, int], seed: int, striped: bool, overwrite
     from cloudmask.sample import write_sample
 
     label = write_sample(out, size=size, seed=seed, striped=striped, overwrite=overwrite)
-    print(f"{out}: {size[0]} × {size[1]} px, label {label}")
+    say(f"{out}: {size[0]} × {size[1]} px, label {label}")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cloudmask.cli.options import Mix, precision_option, reading_options
-from cloudmask.cli.output import log_to_stderr
+from cloudmask.cli.output import log_to_stderr, say
 from cloudmask.models import ARCHITECTURES
 
 
@@ -145,7 +145,7 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     )
     model = run(manifest, name, recipe, **where)
     if not quiet:
-        print(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
+        say(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         version = " ".join(map(version_of, parts_of(dataset, path)))
         packing = _packing(dataset, bands)
     return RasterReader(
-        path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(path), packing
+        path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(version), packing
     )
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from cloudmask.chunks import Block
 from cloudmask.grid import Grid
-from cloudmask.paths import is_local
 
 T = TypeVar("T")
 
@@ -96,9 +95,9 @@ def _size_and_time(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def opening_of(path: str) -> str:
+def opening_of(version: str) -> str:
     """What tells one opening of what has no version, such as a URL, from the next; else empty."""
-    return "" if is_local(path) else uuid.uuid4().hex
+    return "" if version.strip() else uuid.uuid4().hex
 
 
 def band_numbers(bands: Sequence[int]) -> tuple[int, ...]:

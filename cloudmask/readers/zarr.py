@@ -116,7 +116,8 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
             f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x), write one date of "
             "a series, and one array of several (xarray's to_array)"
         )
-    version, opened = version_of(path), opening_of(path)
+    version = version_of(path)
+    opened = opening_of(version)
     try:
         array = _zarr_array(path, version + opened, cubes[0])
     except MissingSpatialDimensionError as error:

@@ -90,9 +90,10 @@ class Partial:
             "process writes"
         )
         for worker, answer in answers.items():
-            if isinstance(answer, Exception):  # it died: its successor sees what it saw
+            if isinstance(answer, OSError):  # it died: its successor sees what it saw
                 continue
-            found, why = answer
+            failed = isinstance(answer, Exception)
+            found, why = (None, f" ({first_line(answer)})") if failed else answer
             if found != self.run:
                 raise OSError(f"worker {worker} does not see {self.folder}{why}: {cure}")
 

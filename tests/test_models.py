@@ -405,6 +405,19 @@ def test_an_installed_package_has_every_model():
     assert {f"weights/{card['file']}" for card in list_models().values()} < packed.keys()
 
 
+def test_a_network_that_does_not_fit_in_memory_is_told_of(monkeypatch):
+    import tensorflow as tf
+
+    from cloudmask import network
+
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(network, "_loaded", lambda *_: (full, "float32"))
+    with pytest.raises(MemoryError, match="32 × 64 px do not fit in memory: choose a smaller chun"):
+        load_model("lite")(np.zeros((1, 32, 64, 3), "uint8"))
+
+
 # Imports
 
 

@@ -158,6 +158,29 @@ def test_a_store_in_a_bucket_is_resumed(bucket, mask):
     )
 
 
+def test_what_others_removed_from_an_unfinished_store_is_made_again(bucket, mask):
+    out, made = f"s3://{BUCKET}/stale.zarr", []
+
+    def flaky(block):
+        made.append(1)
+        if len(made) > 5:
+            raise OSError("no more")
+        return block
+
+    broken = mask.copy(data=mask.data.map_blocks(flaky, dtype="uint8", meta=np.empty((0, 0), "u1")))
+    with dask.config.set(scheduler="sync"):
+        for _ in range(2):  # the second time this process lists what is done
+            with pytest.raises(OSError, match="no more"):
+                write_zarr(broken, out, resume=True)
+        for name in names(bucket):
+            if ".stale.zarr.partial" in name:
+                bucket.delete_object(Bucket=BUCKET, Key=name)
+        write_zarr(mask, out, resume=True)
+    np.testing.assert_array_equal(
+        xr.open_zarr(out, consolidated=False, mask_and_scale=False)["mask"], mask
+    )
+
+
 def test_a_store_whose_publishing_was_interrupted_is_published_again(bucket, mask, monkeypatch):
     out = f"s3://{BUCKET}/published.zarr"
     files = locate(out).fs

@@ -119,7 +119,7 @@ def scene_options(command: Any) -> Any:
             click.option(
                 "--chunk", type=click.IntRange(min=1), metavar="PX",
                 help="Chunk height and width on the model's grid; default: what `cloudmask info` "
-                "tells, for a .zarr or a cluster down to a half.",
+                "tells, or smaller for a .zarr or on a cluster.",
             ),
             click.option(
                 "--overlap", type=click.IntRange(min=0), metavar="PX",

@@ -225,5 +225,5 @@ def _publish(partial: Partial, path: Path) -> None:
     names = [name[len(source) :] for name in files.find(source)]
     inner = [name for name in names if name.endswith("/zarr.json") and name != "/zarr.json"]
     chunks = [name for name in names if not name.endswith("/zarr.json")]
-    for some in (chunks, inner, ["/zarr.json"]):
+    for some in filter(None, (chunks, inner, ["/zarr.json"])):
         files.copy([source + name for name in some], [target + name for name in some])

@@ -19,7 +19,7 @@ from distributed.comm import connect as open_comm
 
 from cloudmask.checks import whole
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
-from cloudmask.write.stream import only_on
+from cloudmask.write.client import only_on
 
 logger = logging.getLogger(__name__)
 

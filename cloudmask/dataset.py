@@ -22,6 +22,8 @@ ROUND = 8
 """Batches that are shuffled together; a run can be resumed after each."""
 BATCHES_HELD = 4 * ROUND
 """Batches whose patches are in memory at a time."""
+VALIDATION_BATCH = 16
+"""Validation patches that pass through a network at a time."""
 _READERS = 2
 """Visits made at the same time."""
 

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from cloudmask.constants import NODATA
 from cloudmask.metrics import CloudScores
-from cloudmask.paths import read_json
-from cloudmask.runs import HISTORY
+from cloudmask.runs import HISTORY, read_history
 from cloudmask.weightfile import read_weights, whole_file, write_weights
 from cloudmask.write import write_json
 
@@ -133,15 +132,6 @@ def _start_of(phase: Phase, folder: Path) -> Path:
         with whole_file(start) as temporary:
             shutil.copy(best, temporary)
     return start
-
-
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """What each finished epoch of a run gave."""
-    file = folder / HISTORY
-    if not file.exists():
-        return []
-    epochs: list[dict[str, float]] = read_json(file, "epochs", cure="begin the run again")["epochs"]
-    return epochs
 
 
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped

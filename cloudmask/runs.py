@@ -24,6 +24,15 @@ _BYTES_PER_WEIGHT = 46
 moments; the best weights twice, and those of the phase before; the model in float16."""
 
 
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """What each finished epoch of a run gave."""
+    file = folder / HISTORY
+    if not file.exists():
+        return []
+    epochs: list[dict[str, float]] = read_json(file, "epochs", cure="begin the run again")["epochs"]
+    return epochs
+
+
 def check_run(
     runs: Path, name: str, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Path:

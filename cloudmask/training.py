@@ -6,40 +6,34 @@ import logging
 import os
 import platform
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cloudmask import network as networks
 from cloudmask.constants import CLOUD
 from cloudmask.dataset import (
     BATCHES_HELD,
     ROUND,
+    VALIDATION_BATCH,
     training_batches,
     validation_patches,
 )
 from cloudmask.draw import check_mix
+from cloudmask.export import export
 from cloudmask.initial import check_start, initial_network
 from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
-from cloudmask.losses import beta_of, make_loss
+from cloudmask.losses import make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
 from cloudmask.paths import resolved, unsigned
 from cloudmask.recipe import Recipe
-from cloudmask.registry import CARD, CloudModel, load_model
-from cloudmask.runs import HISTORY, check_disk, check_run, leave_finished, run_folder
-from cloudmask.scores import Tally, best_threshold, tally
-from cloudmask.weightfile import file_sha256, read_weights, write_weights
-from cloudmask.write import write_json
+from cloudmask.registry import CloudModel, load_model
+from cloudmask.runs import check_disk, check_run, leave_finished, read_history, run_folder
 
 logger = logging.getLogger(__name__)
-
-_VALIDATION_BATCH = 16
 
 
 def train(
@@ -104,7 +98,7 @@ def train(
         raise ValueError(f"{folder} is to start from its own weights: choose another name")
     _check_memory(recipe)
     # A run that has begun has all that it took from its first weights: they may be gone by now.
-    is_begun = resume and (folder / HISTORY).exists()
+    is_begun = resume and bool(read_history(folder))
     if not is_begun:
         check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
@@ -123,7 +117,7 @@ def train(
             _fit(network, recipe, chunks["train"], validation, folder, batches)
         finally:
             _draw(folder)
-        _export(network, recipe, validation, examples, folder)
+        export(network, recipe, validation, examples, folder)
     return load_model(folder)
 
 
@@ -222,7 +216,7 @@ def _fit(
 
     fixed = (
         tf.data.Dataset.from_tensor_slices(validation)
-        .batch(_VALIDATION_BATCH)
+        .batch(VALIDATION_BATCH)
         .map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
     )
     try:
@@ -243,7 +237,6 @@ def _fit(
 
 
 def _draw(folder: Path) -> None:
-    from cloudmask.fitting import read_history
     from cloudmask.plots import draw_history
 
     epochs = read_history(folder)
@@ -256,47 +249,3 @@ def _steps(recipe: Recipe, chunks: Sequence[Chunk]) -> int:
     patch = recipe.sampling.size**2 * recipe.sampling.batch_size
     steps = recipe.steps or sum(chunk.clear + chunk.cloud for chunk in chunks) / patch
     return max(1, round(steps / ROUND)) * ROUND
-
-
-def _export(
-    network: Any,
-    recipe: Recipe,
-    validation: tuple[Any, Any],
-    examples: Sequence[Example],
-    folder: Path,
-) -> None:
-    """Write the model: its weights in float16, and its card with the threshold of these."""
-    from cloudmask.fitting import read_history
-
-    weights = folder / f"{folder.name}.weights.h5"
-    write_weights(network, weights, half=True)
-    read_weights(network, weights)
-    left_out = {name for name, share in recipe.sampling.mix if share == 0}
-    used = [e for e in examples if e.split == "train" and e.set not in left_out]
-    gsds = [example.gsd for example in used if example.gsd]
-    sets = Counter(example.set for example in used)
-    epochs = len(read_history(folder))
-    write_json(
-        folder / CARD,
-        {
-            "summary": f"{recipe.architecture} trained with loss {recipe.loss}",
-            "architecture": recipe.architecture,
-            "file": weights.name,
-            "sha256": file_sha256(weights),
-            "threshold": best_threshold(_tallies(network, *validation), beta_of(recipe.loss)),
-            "gsd": float(np.median(gsds)) if gsds else None,
-            "gsd_range": [min(gsds), max(gsds)] if gsds else None,
-            "trained": f"{epochs} epochs, loss {recipe.loss}, seed {recipe.sampling.seed}",
-            "training_data": [{"set": name, "tiles": count} for name, count in sets.items()],
-        },
-    )
-
-
-def _tallies(network: Any, pixels: Any, label: Any) -> list[Tally]:
-    """Count the validation patches, a batch at a time."""
-    starts = range(0, len(pixels), _VALIDATION_BATCH)
-    batches = [slice(start, start + _VALIDATION_BATCH) for start in starts]
-    return [
-        tally(network(pixels[batch].astype("float32"), training=False), label[batch])
-        for batch in batches
-    ]

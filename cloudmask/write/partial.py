@@ -13,8 +13,8 @@ from typing import Any
 from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.locks import alone
 from cloudmask.paths import is_remote, locate
+from cloudmask.write.client import active_client, gone
 from cloudmask.write.output import check_free, check_place, full_disk, move
-from cloudmask.write.stream import active_client, gone
 
 
 @dataclass(frozen=True)

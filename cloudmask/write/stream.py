@@ -1,12 +1,8 @@
 """Every chunk of an array once, on whatever scheduler is active, and back to this process."""
 
-import logging
 import math
-import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -19,8 +15,7 @@ from dask.threaded import get as threads
 from cloudmask.chunks import Block
 from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.watch import counter
-
-logger = logging.getLogger(__name__)
+from cloudmask.write.client import active_client, gone, threads_of, told_of_no_worker
 
 Window = tuple[slice, ...]
 """Where a chunk lies."""
@@ -35,8 +30,6 @@ _FETCHED_BYTES = 64 * 2**20
 _COUNTED = 1.0
 """Seconds after which a cluster's workers are counted again."""
 
-_WATCHED = 15.0
-"""Seconds between two looks for workers at all."""
 
 _RETRIES = 2
 """Times that a cluster tries a failed chunk again: a read over the network may fail once."""
@@ -113,59 +106,6 @@ def stream(
 
 
 _PROCESSES = "processes", "multiprocessing"
-_required: list[str] = []
-"""Addresses of schedulers that were asked for."""
-
-
-@contextmanager
-def only_on(client: Any) -> Iterator[None]:
-    """Compute on this client or not at all.
-
-    Where its scheduler goes a client closes, and dask would take threads of this process.
-    """
-    address = client.scheduler.address
-    _required.append(address)
-    try:
-        yield
-    finally:
-        _required.remove(address)
-
-
-def active_client() -> Any:
-    """The distributed client that dask would compute on, if any."""
-    if "distributed" not in sys.modules:  # who made a client has imported it, in 0.2 s
-        return None
-    from distributed import default_client
-
-    try:
-        client = default_client()
-    except ValueError:
-        client = None
-    if _required and (client is None or client.status == "closed"):
-        raise SchedulerGoneError(f"the scheduler at {_required[-1]} is gone")
-    if client is None:
-        return None
-    if dask.config.get("scheduler", None) not in (None, "dask.distributed"):
-        return None
-    if client.asynchronous:  # to wait for it would stop its event loop, on which it waits
-        raise RuntimeError(
-            "the Dask client is asynchronous, and this waits for its chunks: call it with a client "
-            "that is not, or with dask.config.set(scheduler='threads')"
-        )
-    return client
-
-
-def threads_of(client: Any) -> int:
-    """How many threads the cluster's workers have; 0 without workers or an answer."""
-    try:
-        return sum(client.nthreads().values())
-    except Exception:  # of a client that closes meanwhile: whoever waits for a chunk is told
-        return 0
-
-
-def gone(name: str, client: Any) -> str:
-    """What to tell of a job whose scheduler no longer answers."""
-    return f"{name} was not finished: the scheduler at {client.scheduler.address} is gone"
 
 
 def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at_once: int) -> None:
@@ -200,7 +140,7 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
 
     submit()
     batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
-    with _told_of_no_worker(client):
+    with told_of_no_worker(client):
         for futures in batches:
             try:
                 blocks = client.gather(futures)
@@ -217,26 +157,6 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
                 take(windows.pop(future), block)
                 future.release()
                 submit()
-
-
-@contextmanager
-def _told_of_no_worker(client: Any) -> Iterator[None]:
-    """Say so where the last worker is gone: the work waits for another, and nothing moves."""
-    over = threading.Event()
-
-    def watch() -> None:
-        is_told = False
-        while not over.wait(_WATCHED):
-            is_alone = client.status == "running" and not threads_of(client)
-            if is_alone and not is_told:
-                logger.warning("the cluster has no worker left: waiting for one")
-            is_told = is_alone
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def _ahead(client: Any, longest: int) -> Iterator[int]:

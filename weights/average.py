@@ -21,6 +21,7 @@ from pool import READING
 from runs import check_new, read_card, write_run
 
 from cloudmask.cli.options import Mix
+from cloudmask.cli.output import log_to_stderr
 from cloudmask.dataset import training_batches
 from cloudmask.draw import Sampling
 from cloudmask.labelled import labelled_chunks
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--mix", type=lambda text: Mix().convert(text, None, None), default=())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    log_to_stderr(quiet=False)
     check_new(args.run)
     card = read_card(args.like or args.models[0])
     models = [load_model(name) for name in args.models]

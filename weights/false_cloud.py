@@ -15,6 +15,7 @@ from outlines import near
 
 from cloudmask import load_model, open_scene, predict
 from cloudmask.chunks import Block
+from cloudmask.cli.output import log_to_stderr
 from cloudmask.scene import describe
 
 REACH = 8
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--stretch", type=float, help="percentile to clip of what is not uint8")
     parser.add_argument("--threshold", type=float, help="default: the model's")
     args = parser.parse_args()
+    log_to_stderr(quiet=False)
     model = load_model(args.model)
     threshold = model.threshold if args.threshold is None else args.threshold
     print(f"{'cloud':>9} {'at edges':>9} {'made':>9} {'lost':>9}  scene")

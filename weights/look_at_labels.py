@@ -11,7 +11,6 @@ image, its label, and where that is dim (orange) or clear ground bright (magenta
 """
 
 import argparse
-import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
 from cloudmask.manifest import read_examples
 from cloudmask.plots import Tile, draw_worst
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--page", type=Path, help="PNG to write")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    log_to_stderr(quiet=False)
     found, tiles = defaultdict(list), defaultdict(list)
     for example in read_examples(args.manifest):
         if example.split != "train":

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 
 from cloudmask import load_model, predict
 from cloudmask.chunks import Block
+from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--scale", type=float)
     args = parser.parse_args()
+    log_to_stderr(quiet=False)
     model, reading = load_model(args.model), Reading(scale=args.scale)
     found = defaultdict(list)
     for example in select_split(read_examples(args.manifest), args.split):

@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from views import committee
 
 from cloudmask import CloudModel, predict
+from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import CLOUD, NODATA
 from cloudmask.labelled import Reading, open_pair
 from cloudmask.manifest import read_examples, select_split
@@ -133,6 +134,7 @@ def main() -> None:
         "--every", type=int, default=4, help="one in so many of the images without cloud is taken"
     )
     args = parser.parse_args()
+    log_to_stderr(quiet=False)
     read = list(images(args.manifest, args.split, args.scale, args.every))
     if not any(name == CLEAR for name, *_ in read):
         parser.error(

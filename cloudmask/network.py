@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+DRAWN = ("glorot_uniform", "he_normal", "he_uniform")
+"""Initializers that the networks name for their kernels."""
+
 _LOAD = threading.Lock()
 _STARTED_IN: set[int] = set()
 """The process in which TensorFlow was started."""
@@ -186,7 +189,7 @@ def _loaded(
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
-    network = build_network(architecture, chosen)
+    network = build_network(architecture, chosen, is_drawn=False)
     read_weights(network, Path(path))
     if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
@@ -257,13 +260,22 @@ def _pixel_bytes(architecture: str, precision: str) -> int:
     return ARCHITECTURES[architecture].bytes_per_pixel // (1 if precision == "float32" else 2)
 
 
-def build_network(architecture: str, precision: str) -> "keras.Model":
-    """Build a network, weights untrained, that computes in `precision`."""
+def build_network(architecture: str, precision: str, *, is_drawn: bool = True) -> "keras.Model":
+    """Build a network, weights untrained, that computes in `precision`.
+
+    Parameters
+    ----------
+    is_drawn : bool
+        Draw random weights; else kernels are 0, since a file's will take their place: to draw them
+        takes as long as to build the rest.
+    """
     import keras
 
+    initializers = {} if is_drawn else dict.fromkeys(DRAWN, keras.initializers.Zeros)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
     try:
-        return build(architecture)
+        with keras.utils.custom_object_scope(initializers):
+            return build(architecture)
     finally:
         keras.config.set_dtype_policy(before)

@@ -99,6 +99,21 @@ def test_keras_3_weights_come_back(legacy, expected, tmp_path, architecture):
     np.testing.assert_allclose(probability, expected[LEGACY[architecture]][:1], atol=0.02)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_weights_are_drawn_that_a_file_replaces(architecture):
+    """An initializer that is not among those known would make every start slower, unseen."""
+    from cloudmask.network import build_network
+
+    drawn, bare = (
+        build_network(architecture, "float32", is_drawn=drawn) for drawn in (True, False)
+    )
+    kernels = [weights for weights in bare.trainable_weights if weights.path.endswith("kernel")]
+    assert len(kernels) > 10
+    assert not any(np.any(kernel.numpy()) for kernel in kernels)
+    assert [w.shape for w in bare.weights] == [w.shape for w in drawn.weights]
+    assert any(np.any(w.numpy()) for w in drawn.trainable_weights if w.path.endswith("kernel"))
+
+
 def _halve(path):
     """Store every weight as float16."""
     with h5py.File(path, "r+") as file:

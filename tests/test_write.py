@@ -156,23 +156,25 @@ def test_cog_keeps_a_rotated_grid_and_a_geographic_crs(tmp_path, rng):
         assert dataset.crs == CRS.from_epsg(4326)
 
 
+CURVE = [1.0, *[0.0] * 19]
+RPCS = RPC(
+    height_off=10, height_scale=500, lat_off=49.5, lat_scale=0.5, long_off=10.5, long_scale=0.5,
+    line_off=300, line_scale=300, samp_off=350, samp_scale=350, line_num_coeff=CURVE,
+    line_den_coeff=CURVE, samp_num_coeff=CURVE, samp_den_coeff=CURVE, err_bias=1, err_rand=2,
+)  # fmt: skip
+
+
 def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
     points = [
         GroundControlPoint(row, column, 10 + column / 700, 50 - row / 600)
         for row in (0, 600)
         for column in (0, 700)
     ]
-    curve = [1.0, *[0.0] * 19]
-    rpcs = RPC(
-        height_off=10, height_scale=500, lat_off=49.5, lat_scale=0.5, long_off=10.5, long_scale=0.5,
-        line_off=300, line_scale=300, samp_off=350, samp_scale=350, line_num_coeff=curve,
-        line_den_coeff=curve, samp_num_coeff=curve, samp_den_coeff=curve, err_bias=1, err_rand=2,
-    )  # fmt: skip
     kind = {"driver": "GTiff", "height": 600, "width": 700, "count": 3, "dtype": "uint8"}
     with rasterio.open(tmp_path / "raw.tif", "w", **kind) as dataset:
         dataset.write(rng.integers(0, 256, (3, 600, 700), "uint8"))
         dataset.gcps = points, CRS.from_epsg(4326)
-        dataset.rpcs = rpcs
+        dataset.rpcs = RPCS
     mask = segment(open_scene(tmp_path / "raw.tif"), FakeModel())
     write_cog(mask, tmp_path / "m.tif")
     with rasterio.open(tmp_path / "m.tif") as dataset:
@@ -181,7 +183,7 @@ def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
             (p.row, p.col, p.x, p.y) for p in points
         ]
         assert crs == CRS.from_epsg(4326)
-        assert dataset.rpcs.to_dict() == rpcs.to_dict()
+        assert dataset.rpcs.to_dict() == RPCS.to_dict()
     assert cog_validate(tmp_path / "m.tif")[0]
 
     directory = segment(open_scene(f"GTIFF_DIR:1:{tmp_path / 'raw.tif'}"), FakeModel())
@@ -204,6 +206,19 @@ def test_cog_of_a_raw_scene_keeps_ground_control_points_and_rpcs(tmp_path, rng):
         with rasterio.open(tmp_path / file) as dataset:
             assert dataset.gcps == ([], None)
             assert dataset.rpcs is None
+
+
+def test_cog_of_a_scene_with_a_crs_keeps_its_rpcs(tmp_path, rng):
+    """Of "ortho-ready" scenes, which are projected once more by these: their masks must be so."""
+    kind = {"driver": "GTiff", "height": 60, "width": 70, "count": 3, "dtype": "uint8"}
+    place_on_earth = {"crs": CRS.from_epsg(32633), "transform": Affine(2, 0, 5e5, 0, -2, 5e6)}
+    with rasterio.open(tmp_path / "scene.tif", "w", **kind, **place_on_earth) as dataset:
+        dataset.write(rng.integers(0, 256, (3, 60, 70), "uint8"))
+        dataset.rpcs = RPCS
+    write_cog(segment(open_scene(tmp_path / "scene.tif"), FakeModel()), tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert dataset.rpcs.to_dict() == RPCS.to_dict()
+        assert {"crs": dataset.crs, "transform": dataset.transform} == place_on_earth
 
 
 def test_cog_of_part_of_a_scene_lies_where_that_part_is(tmp_path, rng):

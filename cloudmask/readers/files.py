@@ -55,9 +55,11 @@ def files_of(path: str) -> list[str]:
 
 
 def control_of(scene: str, grid: Grid) -> dict[str, Any]:
-    """Ground control points and RPCs, by which raw scenes know their place, as rasterio.open takes.
+    """Ground control points and RPCs, by which scenes know their place, as rasterio.open takes.
 
     On a coarser grid of the scene's bounds control points lie where they were, RPCs are left out.
+    A scene with a CRS has no need of points, but may be projected by its RPCs once more: Maxar's
+    "ortho-ready" scenes lie on a plane of one height until they are.
     Empty for a grid of other bounds, for a Zarr store, and for what is no longer there.
     """
     scene = without_scheme(scene)
@@ -72,7 +74,7 @@ def control_of(scene: str, grid: Grid) -> dict[str, Any]:
         if not native.same_bounds(grid):
             return {}
         down, across = grid.height / native.height, grid.width / native.width
-        points, crs = dataset.gcps
+        points, crs = dataset.gcps if grid.crs is None else ([], None)
         for point in points:
             point.row, point.col = point.row * down, point.col * across
         control: dict[str, Any] = {}

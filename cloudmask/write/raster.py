@@ -73,9 +73,9 @@ def write_cog(
     Notes
     -----
     Blocks of 512 px; nodata 255 (NaN for probabilities); overviews by mode (average); the mask's
-    colour table, category names, and tags that tell model, sha256, threshold and version; ground
-    control points and RPCs of a scene without CRS that `open_scene` opened, if its pixels are
-    these. Needs height × width × 4/3 bytes of disk beside `path` while it works (× 4 for
+    colour table, category names, and tags that tell model, sha256, threshold and version; RPCs of
+    a scene that `open_scene` opened, if its pixels are these, and ground control points, if it has
+    no CRS. Needs height × width × 4/3 bytes of disk beside `path` while it works (× 4 for
     probabilities), and memory for the chunks in flight only.
     """
     check_ending(path, ".tif", ".tiff")

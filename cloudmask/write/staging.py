@@ -48,7 +48,7 @@ def stage_raster(
         # Blocks are written once, in any order, by chunks that need not lie on them.
         "sparse_ok": True,
     }
-    if grid.crs is None and "scene_source" in array.attrs:
+    if "scene_source" in array.attrs:
         profile |= control_of(array.attrs["scene_source"], grid)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), rasterio.open(path, "w", **profile) as dataset:
         dataset.update_tags(**tags_of(array.attrs))

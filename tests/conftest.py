@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,31 @@ def own_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "own.weights.h5"
     build("lite").save_weights(path)
     return path
+
+
+class Running(subprocess.Popen):
+    """A process that works while a test looks on."""
+
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for what it is about to do; it must not end before."""
+        end = time.monotonic() + 120
+        while not happened():
+            assert self.poll() is None, "it ended before"
+            assert time.monotonic() < end, "it never did"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start a process as subprocess.run would; it ends with the test, if not before."""
+    with ExitStack() as after:
+
+        def start(command: list[Any], **options: Any) -> Running:
+            process = after.enter_context(Running(command, **options))
+            after.callback(process.kill)
+            return process
+
+        yield start
 
 
 class Server:

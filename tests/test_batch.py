@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -87,15 +86,12 @@ def test_one_bad_scene_does_not_stop_the_others(scenes, tmp_path):
     assert [outcome["status"] for outcome in json.loads(again.stdout)] == ["done"]
 
 
-def test_a_killed_batch_is_resumed(scenes, tmp_path):
+def test_a_killed_batch_is_resumed(scenes, tmp_path, start):
     command = [sys.executable, "-m", "cloudmask", "segment", "a.tif", "c.tif"]
     command += ["--out-dir", str(tmp_path / "out"), "--resume"]
-    process = subprocess.Popen(command, cwd=scenes, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "summary.csv").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process = start(command, cwd=scenes, stdout=subprocess.DEVNULL)
+    process.until((tmp_path / "out" / "summary.csv").exists)
+    process.kill()
     process.wait()
     run(*command[4:], cwd=scenes)
     rows = summary(tmp_path / "out")

@@ -44,11 +44,15 @@ def files(store):
     return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
-def started(*command, env=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
-    )  # fmt: skip
+@pytest.fixture
+def start_dask(start):
+    """Start dask's `scheduler` or `worker` by its command line."""
+
+    def of(kind, *options, env=None):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]
+        return start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+
+    return of
 
 
 def test_workers_write_what_threads_write(own_weights, tmp_path):
@@ -112,26 +116,22 @@ def test_a_cluster_without_workers_is_waited_for_and_then_refused():
         pass
 
 
-def test_a_worker_with_another_version_is_named(cluster, tmp_path):
+def test_a_worker_with_another_version_is_named(cluster, start_dask, tmp_path):
     (tmp_path / "cloudmask-0.0.1.dist-info").mkdir()
     (tmp_path / "cloudmask-0.0.1.dist-info/METADATA").write_text(
         "Name: cloudmask\nVersion: 0.0.1\n"
     )
     with Client(cluster) as client:
-        worker = started(
+        start_dask(
             "worker", cluster.scheduler_address, "--no-nanny", "--no-dashboard",
             env=os.environ | {"PYTHONPATH": str(tmp_path)},
         )  # fmt: skip
-        try:
-            client.wait_for_workers(3, timeout=60)
-            with (
-                pytest.raises(ValueError, match=r"worker tcp://.* has cloudmask 0.0.1, this proc"),
-                connect(cluster.scheduler_address),
-            ):
-                pass
-        finally:
-            worker.kill()
-            worker.wait()
+        client.wait_for_workers(3, timeout=60)
+        with (
+            pytest.raises(ValueError, match=r"worker tcp://.* has cloudmask 0.0.1, this proc"),
+            connect(cluster.scheduler_address),
+        ):
+            pass
 
 
 @pytest.mark.parametrize("place", ["run", "run_on_scheduler"])
@@ -515,13 +515,13 @@ def test_without_its_cluster_nothing_is_computed_here(tmp_path):
     ],
 )
 def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
-    tmp_path, tmp_path_factory, write, options, begun
+    tmp_path, tmp_path_factory, start_dask, write, options, begun
 ):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    scheduler = started("scheduler", "--host", address, "--dashboard-address", ":0")
-    worker = started("worker", address, "--nthreads", "1", "--no-dashboard")
+    scheduler = start_dask("scheduler", "--host", address, "--dashboard-address", ":0")
+    start_dask("worker", address, "--nthreads", "1", "--no-dashboard")
     out = tmp_path / ("m.tif" if write is write_cog else "m.zarr")
     chunks_begun = tmp_path_factory.mktemp("begun")
 
@@ -538,18 +538,12 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
     data = da.zeros((1024, 1024), dtype="uint8", chunks=64)
     mask = xr.DataArray(data.map_blocks(slow, meta=data._meta), dims=("y", "x"))
     killer = threading.Thread(target=kill_in_the_midst, daemon=True)
-    try:
-        with connect(address):
-            killer.start()
-            started_at = time.monotonic()
-            with pytest.raises(OSError, match=f"{out.name} was not finished: .*{address} is gone"):
-                write(mask, out, **options)
-            assert time.monotonic() - started_at < 60
-    finally:
-        scheduler.kill()
-        worker.kill()
-        scheduler.wait()
-        worker.wait()
+    with connect(address):
+        killer.start()
+        started_at = time.monotonic()
+        with pytest.raises(OSError, match=f"{out.name} was not finished: .*{address} is gone"):
+            write(mask, out, **options)
+        assert time.monotonic() - started_at < 60
     if not options:
         assert list(tmp_path.iterdir()) == []
         return

@@ -34,7 +34,7 @@ def store_files(store):
     return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
-def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_path):
+def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_path, start):
     write_sample(tmp_path / "scene.tif", size=(SIDE, SIDE))
     command = [
         sys.executable, "-m", "cloudmask", "segment", "scene.tif",
@@ -43,7 +43,7 @@ def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_
         "--chunk", "1024", "--quiet",
     ]  # fmt: skip
     begun = time.monotonic()
-    run = subprocess.Popen([*command, "killed.zarr", "--workers", "2"], cwd=tmp_path)
+    run = start([*command, "killed.zarr", "--workers", "2"], cwd=tmp_path)
     done, killed = tmp_path / ".killed.zarr.partial/done", 0
     while run.poll() is None:
         time.sleep(20 if done.exists() else 0.5)
@@ -60,7 +60,7 @@ def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_
     assert mask.shape == (SIDE, SIDE)
 
 
-def test_50_scenes_of_which_3_are_broken_killed_and_resumed(own_weights, tmp_path):
+def test_50_scenes_of_which_3_are_broken_killed_and_resumed(own_weights, tmp_path, start):
     first = tmp_path / "scene00.tif"
     write_sample(first, size=(300, 400))
     for i in range(1, 50):
@@ -72,13 +72,9 @@ def test_50_scenes_of_which_3_are_broken_killed_and_resumed(own_weights, tmp_pat
         sys.executable, "-m", "cloudmask", "segment", "scene*.tif", "--out-dir", "out", "--resume",
         "--model", str(own_weights), "--workers", "2", "--quiet",
     ]  # fmt: skip
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 300
-    while len(list(Path(tmp_path, "out").glob("*.tif"))) < 20:
-        assert time.monotonic() < end
-        assert run.poll() is None
-        time.sleep(0.05)
-    run.send_signal(signal.SIGKILL)
+    run = start(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    run.until(lambda: len(list(Path(tmp_path, "out").glob("*.tif"))) >= 20)
+    run.kill()
     run.wait()
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.tif")}
     assert len(before) < 47

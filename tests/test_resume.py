@@ -207,19 +207,15 @@ def test_a_folder_that_workers_do_not_see_is_refused_before_any_work(tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kill_9_and_resume_by_the_command_line(scene, tmp_path):
+def test_kill_9_and_resume_by_the_command_line(scene, tmp_path, start):
     command = [
         sys.executable, "-m", "cloudmask", "segment", str(scene), "m.zarr", "--resume", "--quiet",
         "--gsd", "native", "--chunk", "128", "--overlap", "32", "--precision", "float32",
     ]  # fmt: skip
-    run = subprocess.Popen(command, cwd=tmp_path)
+    run = start(command, cwd=tmp_path)
     done = tmp_path / ".m.zarr.partial/done"
-    end = time.monotonic() + 120
-    while not (done.exists() and len(list(done.iterdir())) >= 2):
-        assert time.monotonic() < end
-        assert run.poll() is None
-        time.sleep(0.02)
-    os.kill(run.pid, signal.SIGKILL)
+    run.until(lambda: done.exists() and len(list(done.iterdir())) >= 2)
+    run.kill()
     run.wait()
     assert not (tmp_path / "m.zarr").exists()
     assert len(list(done.iterdir())) < 20

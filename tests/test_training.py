@@ -5,10 +5,8 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -233,7 +231,7 @@ def command(manifest, runs, *more):
     ]  # fmt: skip
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path, start):
     whole = subprocess.run(
         command(tiles, tmp_path / "whole"), capture_output=True, text=True, check=False
     )
@@ -241,13 +239,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path):
     assert whole.stdout.startswith(str(tmp_path / "whole" / "run"))
 
     checkpoints = tmp_path / "killed" / "run" / "checkpoint"
-    process = subprocess.Popen(command(tiles, tmp_path / "killed"), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (checkpoints / "epoch-0001.weights.h5").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process = start(command(tiles, tmp_path / "killed"), stderr=subprocess.DEVNULL)
+    process.until((checkpoints / "epoch-0001.weights.h5").exists)
+    process.kill()
     process.wait()
     assert not (tmp_path / "killed" / "run" / "card.json").exists()
 

@@ -852,7 +852,7 @@ def test_overviews_of_a_store_halve_it_on_its_grid(tmp_path, rng, height, width,
     assert max(finer.shape) <= 512 or len(layout) > 3
 
 
-def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path, start):
     code = (
         "import sys, time, dask.array as da, numpy as np, xarray as xr, cloudmask as cm\n"
         "def block(x): time.sleep(600)\n"
@@ -866,15 +866,10 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path):
     ]
     for folder in others:
         folder.mkdir()
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "m.tif"])
-    try:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".m.tif.*.????????/*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        process.kill()
-        process.wait()
+    process = start([sys.executable, "-c", code, tmp_path / "m.tif"])
+    process.until(lambda: list(tmp_path.glob(".m.tif.*.????????/*")))
+    process.kill()
+    process.wait()
     assert list(tmp_path.glob(".m.tif.*.????????"))
     write_cog(xr.DataArray(np.zeros((4, 4), "uint8"), dims=("y", "x")), tmp_path / "m.tif")
     assert set(tmp_path.glob(".*")) == set(others)

@@ -69,13 +69,15 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
     FileNotFoundError
         A list, or what a pattern stands for.
     ValueError
-        A list that is no text.
+        A list that is no text, or a pattern of URLs.
     """
     found: dict[str, str] = {}
     for argument in arguments:
         named: Iterable[str] = [argument]
         if argument.lower().endswith(".txt"):
             named = _read_list(argument)
+        elif is_remote(argument) and "*" in argument:
+            raise ValueError(f"{argument} is a pattern of URLs: list what it stands for in a .txt")
         elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not matches and ("*" in argument or "?" in argument):

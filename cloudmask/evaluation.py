@@ -4,8 +4,10 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
+from typing import Any
 
 import dask
 import dask.array as da
@@ -19,6 +21,7 @@ from cloudmask.grid import grid_of, in_order
 from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
 from cloudmask.mask import check_threshold
+from cloudmask.paths import unsigned
 from cloudmask.planes import open_label
 from cloudmask.prediction import check_model, predict
 from cloudmask.results import Evaluation, Wrong
@@ -124,7 +127,8 @@ def evaluate_model(
     if not any(chunk.cloud for chunk in labelled_chunks(examples, reading)):
         _warn_of_unscored_cloud([example.label for example in examples], reading)
     threshold = model.threshold if threshold is None else threshold
-    return _counted(examples, see, threshold, done)
+    about = getattr(model, "provenance", {"model": model.name}) | _given(reading)
+    return replace(_counted(examples, see, threshold, done), about=about)
 
 
 def evaluate_mask(
@@ -164,7 +168,13 @@ def evaluate_mask(
         )
     if not counted.cloud.any():
         _warn_of_unscored_cloud([label], reading)
-    return evaluation
+    about = {"mask": unsigned(mask), "label": unsigned(label)} | _given(reading)
+    return replace(evaluation, about=about)
+
+
+def _given(reading: Reading) -> dict[str, Any]:
+    """How images and labels are read, where that is not by what they say of themselves."""
+    return {name: value for name, value in asdict(reading).items() if value is not None}
 
 
 def _cut(found: xr.DataArray, threshold: float | None) -> float:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cloudmask.constants import NODATA
 from cloudmask.metrics import CloudScores
-from cloudmask.runs import HISTORY, read_history
+from cloudmask.runs import BEST, HISTORY, read_history
 from cloudmask.weightfile import read_weights, whole_file, write_weights
 from cloudmask.write import write_json
 
@@ -29,7 +29,6 @@ _SAY_EVERY = 60.0
 _EXAMPLES = 6
 """Validation patches drawn in TensorBoard."""
 
-BEST = "best.weights.h5"
 """Weights of the lowest validation loss, in the run's checkpoint folder."""
 
 
@@ -105,8 +104,9 @@ def fit(
     keeper = _Keeper(folder, phase, schedule, validation.unbatch().take(_EXAMPLES))
     if len(keeper.history) > phase.last:
         return  # resumed in a later phase
-    first = keeper.restore(network)
+    first = max(len(keeper.history), phase.first)
     if first < phase.last and not keeper.exhausted:
+        keeper.restore(network)
         network.fit(
             batches(first),
             initial_epoch=first,
@@ -143,12 +143,11 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         self.history = read_history(folder)
         self.logs = tf.summary.create_file_writer(str(folder / "logs"))
 
-    def restore(self, network: keras.Model) -> int:
-        """Load the checkpoint, if it is of this phase; the number of the epoch to begin with."""
+    def restore(self, network: keras.Model) -> None:
+        """Load the checkpoint, if there is one of this phase."""
         done = len(self.history)
         if done > self.phase.first:
             network.load_weights(self._checkpoint(done))
-        return max(done, self.phase.first)
 
     @property
     def exhausted(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_local, resolved, unsigned, without_scheme
+from cloudmask.paths import is_local, is_zarr, resolved, unsigned, without_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +16,13 @@ OVERALL = "overall"
 """What all sets together are called in tables."""
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "label", "split")
+_PART = "vrt://"
 _SIDECARS = (
     ".xml", ".ovr", ".msk", ".aux", ".hdr", ".prj", ".wld", ".tfw", ".tifw", ".pgw", ".pgwx",
-    ".jgw", ".jgwx", ".txt", ".md", ".csv", ".json", ".db",
+    ".jgw", ".jgwx", ".txt", ".md", ".csv", ".json", ".db", ".ini", ".imd", ".rpb", ".til",
+    ".geojson", ".gpkg", ".kml", ".shp", ".shx", ".dbf", ".cpg", ".qix", ".qgz", ".qml",
 )  # fmt: skip
-"""Of files that lie beside an image: GDAL reads them, or nobody."""
+"""Of files that lie beside an image: GDAL reads them, a GIS, or nobody."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def read_examples(path: str | Path) -> list[Example]:
     ----------
     path : str or Path
         CSV file with the columns image, label and split (train, val, test) and, where wanted,
-        scene, set, gsd (metres, also gsd_m) and scale; paths are relative to it. Or a folder that
+        scene, set, gsd (metres, also gsd_m) and scale; paths are relative to it, and
+        ``vrt://FILE?srcwin=X,Y,WIDTH,HEIGHT`` is a part of a file. Or a folder that
         holds ``images/`` and ``labels/``: a fifth of the images, chosen by the hash of their
         names, validates, and one of them at least.
 
@@ -84,7 +87,11 @@ def select_split(examples: Sequence[Example], split: str) -> list[Example]:
     """The examples of one split; a ValueError if there are none."""
     chosen = [example for example in examples if example.split == split]
     if not chosen:
-        raise ValueError(f"no image is in split {split!r}: name some in a manifest")
+        others = sorted({example.split for example in examples})
+        cure = "name some in a manifest"
+        if len(examples) == 1:
+            cure += ", such as parts of the only one: vrt://FILE?srcwin=X,Y,WIDTH,HEIGHT"
+        raise ValueError(f"no image is in split {split!r}, only in {', '.join(others)}: {cure}")
     return chosen
 
 
@@ -96,6 +103,8 @@ def _read_csv(path: Path) -> list[Example]:
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            raise ValueError(f"{path} has column {', '.join(twice)} twice: leave one of each")
         absent = [column for column in _COLUMNS if column not in names]
         if absent:
             raise ValueError(
@@ -107,10 +116,10 @@ def _read_csv(path: Path) -> list[Example]:
         raise ValueError(f"{path} is no manifest, line {reader.line_num}: {error}") from error
     if not examples:
         raise ValueError(f"{path} lists no image")
-    splits: dict[str, set[str]] = {}
+    splits: dict[tuple[str, str], set[str]] = {}
     for example in examples:
-        splits.setdefault(example.scene, set()).add(example.split)
-    if shared := [unsigned(scene) for scene, among in splits.items() if len(among) > 1]:
+        splits.setdefault((example.set, example.scene), set()).add(example.split)
+    if shared := [unsigned(scene) for (_, scene), among in splits.items() if len(among) > 1]:
         named = ", ".join(shared[:3]) + " …" * (len(shared) > 3)
         logger.warning(
             "%s has images of one scene in several splits (%s): what was trained on a neighbour "
@@ -127,9 +136,9 @@ def _read_csv(path: Path) -> list[Example]:
                 f"{path} has {image} in {other} and in {example.split}: leave it in one, "
                 "what was trained on scores too well"
             )
-    if twice := len(examples) - len(once):
+    if again := len(examples) - len(once):
         logger.warning(
-            "%s lists images again, with the same label and set: %d left out", path, twice
+            "%s lists images again, with the same label and set: %d left out", path, again
         )
     return list(once.values())
 
@@ -140,10 +149,11 @@ def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
             f"{where} has {len(row) - 1 + len(row[None])} fields, the header {len(row) - 1}: quote "
             "what holds a comma"
         )
+    row = {name: value.strip() for name, value in row.items() if value is not None}
     for column in _COLUMNS:
-        if not row[column]:
+        if not row.get(column):
             raise ValueError(f"{where}: {column} is empty")
-    split = row["split"].strip()
+    split = row["split"]
     if split not in SPLITS:
         raise ValueError(f"{where}: split is {split!r}: it must be {', '.join(SPLITS)}")
     if row.get("set") == OVERALL:
@@ -161,6 +171,8 @@ def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
 
 def _located(name: str, folder: Path) -> str:
     name = without_scheme(name).replace("\0", "�")  # which is in no name of a file
+    if name.startswith(_PART):  # GDAL's name for a part of a file
+        return _PART + _located(name.removeprefix(_PART), folder)
     return str(folder / name) if is_local(name) else name
 
 
@@ -183,7 +195,9 @@ def _match_folders(folder: Path) -> list[Example]:
         raise ValueError(
             f"{folder}: image without label or label without image: {', '.join(alone)}"
         )
-    hashes = {stem: hashlib.sha256(stem.encode()).digest() for stem in images}
+    hashes = {
+        stem: hashlib.sha256(stem.encode(errors="surrogateescape")).digest() for stem in images
+    }
     # Of few images none may be in that fifth: one is, all the same.
     first = min(hashes, key=hashes.__getitem__)
     validating = {stem for stem, found in hashes.items() if found[0] % 5 == 0} or {first}
@@ -202,17 +216,20 @@ def _match_folders(folder: Path) -> list[Example]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: put images/ and labels/ there")
-    files = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.suffix.lower() not in _SIDECARS
-    ]
-    by_stem = {path.stem: path for path in files}
-    if not files:
+    by_stem: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() in _SIDECARS:
+            continue
+        if path.is_dir() and not is_zarr(str(path)):
+            raise ValueError(
+                f"{folder} holds a folder, {path.name}: put its files there, or write a manifest"
+            )
+        other = by_stem.setdefault(path.stem, path)
+        if other is not path:
+            raise ValueError(
+                f"{folder} holds two files of one name ({other.name}, {path.name}): keep one of "
+                "them there"
+            )
+    if not by_stem:
         raise ValueError(f"{folder} is empty")
-    if len(by_stem) < len(files):
-        twice = sorted({path.stem for path in files if path not in by_stem.values()})
-        raise ValueError(
-            f"{folder} holds two files of one name ({', '.join(twice)}): keep one of each"
-        )
     return by_stem

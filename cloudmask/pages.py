@@ -31,8 +31,10 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = 
         made = work / folder.name
         made.mkdir()
         write_json(made / "scores.json", without_nan(evaluation.facts()))
-        with (made / "scores.csv").open("w", newline="") as file:
-            rows = evaluation.rows()
+        with (made / "scores.csv").open(
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            rows = without_nan(evaluation.rows())
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)

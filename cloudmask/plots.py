@@ -85,10 +85,10 @@ def draw_reliability(sets: Mapping[str, Sequence[Tally]], path: Path) -> None:
             counts.reshape(_RELIABILITY_BINS, -1).sum(axis=1)
             for counts in (total.clear, total.cloud)
         )
-        known = clear + cloud >= 100
         if total.cloud.sum():
-            share = cloud[known] / (clear + cloud)[known]
-            axes.plot(centres[known], share, marker=".", label=name)
+            with np.errstate(invalid="ignore"):
+                share = np.where(clear + cloud >= 100, cloud / (clear + cloud), np.nan)
+            axes.plot(centres, share, marker=".", label=name)  # no line where few are
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left")
     figure.savefig(path, dpi=110, format="png")

@@ -1,7 +1,7 @@
 """What an evaluation found: its tables, and the images with the most wrong pixels."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
 from operator import add
 from typing import Any
@@ -40,6 +40,8 @@ class Evaluation:
     """Probability from which a pixel is cloud."""
     worst: tuple[Wrong, ...] = ()
     """The images with the largest share of wrong pixels, the worst first."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What was scored, and how it was read: comes first in `facts`."""
 
     @property
     def sets(self) -> dict[str, list[Tally]]:
@@ -65,10 +67,10 @@ class Evaluation:
         return rows
 
     def facts(self) -> dict[str, Any]:
-        """Everything, for JSON: scores, 95 % intervals, best thresholds, scenes, the sweep."""
+        """Everything, for JSON: of what, scores, 95 % intervals, best thresholds, the sweep."""
         sets = self.sets
         whole = [one for members in sets.values() for one in members]
-        return {
+        return self.about | {
             "threshold": self.threshold,
             "overall": _facts(whole, self.threshold),
             "sets": {name: _facts(members, self.threshold) for name, members in sets.items()},

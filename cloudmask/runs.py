@@ -17,6 +17,8 @@ from cloudmask.weightfile import file_sha256
 from cloudmask.write import check_folder_of, full_disk, write_json
 
 CONFIG, HISTORY = "config.json", "history.json"
+BEST = "best.weights.h5"
+"""In a run's checkpoint folder: of the lowest validation loss, in float32."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{2,29}")
 _BYTES_PER_WEIGHT = 46
@@ -133,8 +135,19 @@ def leave_finished(folder: Path) -> bool:
     weights = folder / card["file"]
     if not weights.is_file() or file_sha256(weights) != card["sha256"]:
         return False
-    shutil.rmtree(_replaced(folder), ignore_errors=True)
+    _tidy(folder)
     return True
+
+
+def _tidy(folder: Path) -> None:
+    """Of a finished run: remove the run it replaced, and its checkpoints, but for the best.
+
+    With the optimiser's two moments those take ten times as much as the model.
+    """
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+    for file in folder.glob("checkpoint/*"):
+        if file.name != BEST:
+            file.unlink()
 
 
 def _replaced(folder: Path) -> Path:
@@ -149,8 +162,8 @@ def run_folder(
     """Make the folder, which a run fills while this is entered.
 
     A run of its name is set aside in .NAME.replaced until the new one is finished. After a failure
-    before the first epoch was, all is as before; an interrupted run can be resumed. One process at
-    a time: a FileExistsError in all others.
+    or an interrupt before the first epoch was, all is as before; after it, the run can be resumed.
+    One process at a time: a FileExistsError in all others.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder, "trained"):
@@ -173,16 +186,21 @@ def _filling(
         (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, config)
         yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            "interrupted: the same command with --resume (in place of --overwrite) goes on"
-        ) from error
-    except Exception as error:  # whatever it is, it is raised again; an interrupt can be resumed
-        has_begun = (folder / HISTORY).exists()
-        if not (resume or has_begun):
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is raised again
+        has_begun = resume or (folder / HISTORY).exists()
+        if not has_begun:
             shutil.rmtree(folder, ignore_errors=True)
             if replaced.exists():
                 replaced.rename(folder)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_interrupted(replaced, has_begun=has_begun)) from error
         full_disk(folder, error, cure=f"make room{', then --resume goes on' * has_begun}")
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    _tidy(folder)
+
+
+def _interrupted(replaced: Path, *, has_begun: bool) -> str:
+    if not has_begun:
+        return "interrupted before the first epoch was done: nothing was kept of it"
+    before = f"; until it is finished, the run before is in {replaced}" * replaced.exists()
+    return f"interrupted: the same command with --resume (in place of --overwrite) goes on{before}"

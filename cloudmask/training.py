@@ -58,7 +58,8 @@ def train(
         Architecture, loss, schedule, sampling.
     runs : str or Path
         Folder of the run's folder: config.json, history.json, history.png, logs for TensorBoard,
-        checkpoint, and the model: card.json and NAME.weights.h5.
+        checkpoint (once it is finished, the best weights in float32), and the model: card.json and
+        NAME.weights.h5.
     resume : bool
         Go on after the last finished epoch of a run that was stopped; one that is finished is left
         as it is.

@@ -189,6 +189,8 @@ def test_evaluate_writes_pages_of_a_mask_and_of_a_model_on_one_image(folder):
     for out in ("of_mask", "of_model"):
         facts = json.loads((folder / out / "scores.json").read_text())
         assert facts["overall"]["f1"] > 0.8
+        of = {"of_mask": ("mask.tif", "scene_label.tif"), "of_model": pair[1:]}[out]
+        assert (facts.get("mask") or facts["image"], facts["label"]) == of
         with Image.open(folder / out / "worst.png") as picture:
             assert np.ptp(np.asarray(picture)) > 100
     foreign = run("evaluate", *pair, "--split", "val", cwd=folder)

@@ -142,9 +142,11 @@ def test_the_folder_of_an_evaluation(labelled, tmp_path):
     assert evaluation.worst[0].example.scene == "b0"
     out = tmp_path / "out"
     write_evaluation(evaluation, out)
-    assert json.loads((out / "scores.json").read_text())["threshold"] == 0.4
+    facts = json.loads((out / "scores.json").read_text())
+    assert (facts["model"], facts["threshold"]) == ("fake", 0.4)
     with (out / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert rows[-1]["recall"] == ""  # of a scene without cloud: as in JSON, no number
     assert [(row["set"], row["scene"]) for row in rows] == [
         ("overall", ""), ("a", ""), ("b", ""), ("a", "a0"), ("a", "a1"), ("b", "b0"), ("b", "b1"),
     ]  # fmt: skip

@@ -67,6 +67,7 @@ def test_urls_stay_urls(files):
             "line 2 has 5 fields, the header 4: quote what holds a comma",
         ),
         ("image,label,split,set\na.png,al.png,val,overall\n", "line 2: set is 'overall'"),
+        ("image,label,split,split\na.png,al.png,train,val\n", "has column split twice"),
     ],
 )
 def test_a_wrong_manifest_is_one_line_that_names_the_line(files, text, match):
@@ -98,8 +99,43 @@ def test_folders_are_matched_by_name_and_split_by_it(tmp_path):
     (tmp_path / "labels" / "61.png").touch()
     assert [e for e in read_examples(tmp_path) if not e.image.endswith("61.tif")] == found
     (tmp_path / "images" / "61.png").touch()
-    with pytest.raises(ValueError, match=r"two files of one name \(61\)"):
+    with pytest.raises(ValueError, match=r"two files of one name \(61\.png, 61\.tif\)"):
         read_examples(tmp_path)
+    (tmp_path / "images" / "61.png").unlink()
+    for name in ("61.IMD", "61.shp", "desktop.ini", "61.tif.aux.xml"):
+        (tmp_path / "images" / name).touch()
+    assert len(read_examples(tmp_path)) == 61
+    (tmp_path / "images" / "61.zarr").mkdir()
+    with pytest.raises(ValueError, match=r"two files of one name \(61\.tif, 61\.zarr\)"):
+        read_examples(tmp_path)
+    (tmp_path / "images" / "61.zarr").rename(tmp_path / "images" / "train")
+    with pytest.raises(ValueError, match=r"images holds a folder, train: put its files there"):
+        read_examples(tmp_path)
+
+
+def test_names_that_are_no_utf_8_are_matched_too(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a\udcff.png").touch()
+    (found,) = read_examples(tmp_path)
+    assert found.scene == "a\udcff"
+    with pytest.raises(ValueError, match=r"only in val: .* parts of the only one: vrt://FILE\?src"):
+        select_split([found], "train")
+
+
+def test_parts_of_a_file_lie_beside_the_manifest(files):
+    text = 'image,label,split\n"vrt://a.png?srcwin=0,0,9,9","vrt://al.png?srcwin=0,0,9,9",val\n'
+    (part,) = read_examples(manifest(files, text))
+    assert part.image == f"vrt://{files}/a.png?srcwin=0,0,9,9"
+    assert part.label == f"vrt://{files}/al.png?srcwin=0,0,9,9"
+
+
+def test_scenes_of_one_name_in_two_sets_are_two(files, caplog):
+    text = "image,label,split,scene,set\na.png,al.png,train,1,A\nb.png,bl.png,val,1,{}\n"
+    read_examples(manifest(files, text.format("B")))
+    assert not caplog.records
+    read_examples(manifest(files, text.format("A")))
+    assert "images of one scene in several splits (1)" in caplog.text
 
 
 def test_a_url_of_this_machine_is_the_file_that_it_names(files):
@@ -110,9 +146,10 @@ def test_a_url_of_this_machine_is_the_file_that_it_names(files):
         read_examples(manifest(files, f"image,label,split\nfile://{files}/c.png,al.png,val\n"))
 
 
-def test_spaces_after_commas_are_no_part_of_what_follows(files):
-    text = "image, label, split\na.png, al.png, train\n"
-    assert read_examples(manifest(files, text))[0].split == "train"
+def test_spaces_around_commas_are_no_part_of_what_is_between(files):
+    text = "image , label, split,set\na.png , al.png, train , mine \n"
+    (found,) = read_examples(manifest(files, text))
+    assert (found.split, found.set) == ("train", "mine")
 
 
 def test_of_few_images_in_folders_one_validates(tmp_path):

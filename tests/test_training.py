@@ -189,6 +189,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_freed_later(tiles, tmp_path, 
         train(tiles, "two", replace(recipe, **changes), runs=tmp_path / runs)
         trained = build("unet_vgg16")
         trained.load_weights(tmp_path / runs / "two" / "checkpoint" / "best.weights.h5")
+        assert len(list((tmp_path / runs / "two" / "checkpoint").iterdir())) == 1
         return trained.get_layer("block3_conv1").get_weights()[0]
 
     own = donor.get_layer("block3_conv1").get_weights()[0]
@@ -344,26 +345,35 @@ def test_a_validation_loss_that_is_nan_stops_the_run(tiles, tmp_path, monkeypatc
         train(tiles, "bad", TINY, runs=tmp_path)
 
 
-def test_a_run_that_has_begun_is_resumed_without_what_it_started_from(
-    tiny_run, tiles, tmp_path, monkeypatch
-):
-    from cloudmask import fitting
+@pytest.fixture
+def stop_before_second_epoch(monkeypatch):
+    """Ctrl-C then, from the call on, until the patch is undone."""
 
+    def stop():
+        from cloudmask import fitting
+
+        begin = fitting._Keeper.on_epoch_begin
+
+        def stopped(keeper, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+            begin(keeper, epoch, logs)
+
+        monkeypatch.setattr(fitting._Keeper, "on_epoch_begin", stopped)
+
+    return stop
+
+
+def test_a_run_that_has_begun_is_resumed_without_what_it_started_from(
+    tiny_run, tiles, tmp_path, monkeypatch, stop_before_second_epoch
+):
     shutil.copytree(tiny_run, tmp_path / "start")
     recipe = replace(TINY, weights=str(tmp_path / "start"))
     train(tiles, "whole", recipe, runs=tmp_path)
-
-    begin = fitting._Keeper.on_epoch_begin
-
-    def stopped(keeper, epoch, logs=None):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        begin(keeper, epoch, logs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting._Keeper, "on_epoch_begin", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiles, "run", recipe, runs=tmp_path)
+    stop_before_second_epoch()
+    with pytest.raises(KeyboardInterrupt):
+        train(tiles, "run", recipe, runs=tmp_path)
+    monkeypatch.undo()
     shutil.rmtree(tmp_path / "start")
     train(tiles, "run", recipe, runs=tmp_path, resume=True)
     whole, resumed = (
@@ -395,6 +405,7 @@ def test_a_run_of_which_nothing_came_leaves_what_was_there(tiny_run, tiles, tmp_
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"has 40 MB free, a run takes 63 MB: make room, or name"):
         train(tiles, "new", TINY, runs=tmp_path / "runs")
+    (tmp_path / "tiny" / "checkpoint" / "epoch-0001.weights.h5").write_bytes(bytes(20_000_000))
     check_disk(tmp_path / "tiny", ARCHITECTURES["lite"].weights, resume=True)  # half is there
     monkeypatch.undo()
     huge = replace(TINY, sampling=replace(TINY.sampling, batch_size=10**8))
@@ -710,7 +721,9 @@ def test_a_run_in_use_is_neither_replaced_nor_resumed_as_another(tiny_run, tiles
     assert {path.name: path.stat().st_mtime_ns for path in tiny_run.iterdir()} == before
 
 
-def test_a_replaced_run_is_there_until_the_new_one_is_finished(tiny_run, tiles, tmp_path):
+def test_a_replaced_run_is_there_until_the_new_one_is_finished(
+    tiny_run, tiles, tmp_path, monkeypatch, stop_before_second_epoch
+):
     shutil.copytree(tiny_run, tmp_path / "tiny")
     recipe = replace(TINY, weights=str(tmp_path / "tiny"))
     with pytest.raises(ValueError, match="is to start from its own weights: choose another name"):
@@ -726,10 +739,15 @@ def test_a_replaced_run_is_there_until_the_new_one_is_finished(tiny_run, tiles, 
     def stopped(_):
         raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt, match="before the first epoch was done: nothing was"):
+        train(tiles, "tiny", TINY, runs=tmp_path, overwrite=True, batches=stopped)
+    assert load_model(tmp_path / "tiny").sha256 == load_model(tiny_run).sha256
+    stop_before_second_epoch()
     for _ in range(2):  # the second replaces an unfinished one
-        with pytest.raises(KeyboardInterrupt):
-            train(tiles, "tiny", TINY, runs=tmp_path, overwrite=True, batches=stopped)
+        with pytest.raises(KeyboardInterrupt, match=r"before is in .*/\.tiny\.replaced"):
+            train(tiles, "tiny", TINY, runs=tmp_path, overwrite=True)
         assert load_model(tmp_path / ".tiny.replaced").sha256 == load_model(tiny_run).sha256
+    monkeypatch.undo()
     train(tiles, "tiny", replace(TINY, epochs=1), runs=tmp_path, overwrite=True)
     assert load_model(tmp_path / "tiny").sha256 != load_model(tiny_run).sha256
     assert [folder.name for folder in tmp_path.iterdir()] == ["tiny"]

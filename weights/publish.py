@@ -67,6 +67,9 @@ def main() -> None:
         found.pop("scenes")  # of which there are hundreds
         if found["threshold"] != threshold:
             parser.error(f"{split} was scored at {found['threshold']}, the card says {threshold}")
+        of = found["model_sha256"], found["split"]
+        if of != (card["sha256"], split):
+            parser.error(f"what is given for {split} was scored on {of[1]}, or is of another model")
     registry_file = HERE / "registry.json"
     registry = json.loads(registry_file.read_text())
     # The licence of a set is what an earlier card says of it.

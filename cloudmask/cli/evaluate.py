@@ -1,6 +1,7 @@
 """`cloudmask evaluate`."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,27 +70,26 @@ def evaluate(
         how = {name: getattr(reading, name) for name in ("scale", "stretch", "nodata")}
         _refuse(given | how, "a MODEL")
         evaluation = evaluate_mask(what, against[0], reading, threshold=threshold)
-        about = {"mask": what, "label": against[0]}
     else:
         model = load_model(what, precision=precision)
         if len(against) == 2:
             _refuse({"split": split}, "a MANIFEST")
             image, label = against
             examples = [Example(image, label, split="", scene=image, set="image")]
-            about = {"image": image, "label": label}
+            of = {"image": image, "label": label}
         else:
             split = split or "val"
             examples = select_split(read_examples(against[0]), split)
-            about = {"manifest": against[0], "split": split}
-        about = {"model": model.name, "model_sha256": model.sha256} | about
+            of = {"manifest": against[0], "split": split}
+        of = {name: unsigned(named) for name, named in of.items()}
         with Bars(quiet=quiet) as bars, bars.bar(model.name, len(examples)) as bar:
             evaluation = evaluate_model(
                 model, examples, reading, threshold=threshold, done=bar.step
             )
+        evaluation = replace(evaluation, about=evaluation.about | of)
     if out is not None:
         write_evaluation(evaluation, out, overwrite=overwrite)
-    about = {name: unsigned(named) for name, named in about.items()}
-    facts = about | evaluation.facts()
+    facts = evaluation.facts()
     if as_json:
         print_json(facts)
     elif quiet:
@@ -97,7 +97,7 @@ def evaluate(
     elif is_mask:
         _print_line(facts["overall"])
     else:
-        on = f"{split} of {about['manifest']}" if "manifest" in about else about["image"]
+        on = f"{split} of {facts['manifest']}" if "manifest" in facts else facts["image"]
         tell(f"{model.name} on {on}, threshold {evaluation.threshold:g}")
         _print_table(facts)
 

@@ -62,8 +62,6 @@ def segment(
     OUT ends in .tif (Cloud Optimized GeoTIFF), .zarr or .png (picture of the mask).
     Values: 0 clear, 1 cloud, 255 nodata.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     from cloudmask.job import check_choices
     from cloudmask.paths import locate
     from cloudmask.prediction import check_overlap
@@ -98,10 +96,7 @@ def segment(
     choices = {key: options[key] for key in ("threshold", "probability", "grid", "multiscale")}
     check_choices(out_dir / "mask.tif", **choices)  # before a folder is made, or a cluster
     scenes, outputs = _batch(paths, out_dir)
-    # Around the cluster: when an interrupt closes it, scenes that run side by side fail and clean
-    # up, for which the pool waits.
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads, cluster:
-        pool = threads if is_cluster else None
+    with cluster as client, _side_by_side(client) as pool:
         outcomes = _segment_many(
             scenes,
             outputs,
@@ -121,15 +116,33 @@ _SIDE_BY_SIDE = 4
 
 
 @contextmanager
-def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[None]:
+def _side_by_side(client: Any) -> Iterator[Any]:
+    """Threads for scenes beside each other, on a cluster."""
+    if client is None:
+        yield None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cloudmask.write.client import stop
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        try:
+            yield pool
+        except BaseException:  # of the other scenes, which fail and clean up: the pool waits
+            stop(client)
+            raise
+
+
+@contextmanager
+def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[Any]:
     """Run on the cluster that is asked for."""
     from cloudmask.cluster import connect, send_weights
 
     # What matters of its tracebacks is raised.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
-        yield
+        yield client
 
 
 _PARTS = 4

@@ -47,6 +47,8 @@ def files_of(path: str) -> list[str]:
         return [path, *_beside(Path(path))]
     if is_zarr(path) or _is_elsewhere(path):
         return [path, *_archive_of(path)]
+    if Path(path).is_fifo():  # to open it would wait for who writes to it
+        return [path]
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as dataset:
             return parts_of(dataset, path)

@@ -19,6 +19,50 @@ _required: list[str] = []
 """Addresses of schedulers that were asked for."""
 
 
+class Job:
+    """What is in flight for one output."""
+
+    def __init__(self, client: Any, name: str):
+        self.client, self.name = client, name
+        self.lost = gone(name, client)  # a client that is closed has no address
+        self.windows: dict[Any, Any] = {}
+        """Where each future's chunk lies."""
+
+    def check(self) -> None:
+        """Raise what `stop` or a client that is closed means for the job."""
+        if self.client.status != "running":  # what comes later would be waited for, for ever
+            raise SchedulerGoneError(self.lost)
+        if self.client in _stopped:
+            raise InterruptedError(f"{self.name} was not finished: another thread was interrupted")
+
+
+_jobs: list[Job] = []
+_stopped: list[Any] = []
+"""Clients."""
+
+
+@contextmanager
+def in_flight(client: Any, name: str) -> Iterator[Job]:
+    """A job that `stop` knows of while it goes on."""
+    job = Job(client, name)
+    _jobs.append(job)
+    try:
+        yield job
+    finally:
+        _jobs.remove(job)
+
+
+def stop(client: Any) -> None:
+    """Make the jobs of all threads on this client fail, and those to come, while it still answers.
+
+    A thread that waits for chunks of a client that is closed meanwhile may wait for ever.
+    """
+    _stopped.append(client)
+    waited_for = [future for job in tuple(_jobs) if job.client is client for future in job.windows]
+    if client.status == "running":
+        client.cancel(waited_for)
+
+
 @contextmanager
 def only_on(client: Any) -> Iterator[None]:
     """Compute on this client or not at all.
@@ -31,6 +75,7 @@ def only_on(client: Any) -> Iterator[None]:
         yield
     finally:
         _required.remove(address)
+        _stopped[:] = [other for other in _stopped if other is not client]
 
 
 def active_client() -> Any:

@@ -15,7 +15,7 @@ from dask.threaded import get as threads
 from cloudmask.chunks import Block
 from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.watch import counter
-from cloudmask.write.client import active_client, gone, threads_of, told_of_no_worker
+from cloudmask.write.client import active_client, in_flight, threads_of, told_of_no_worker
 
 Window = tuple[slice, ...]
 """Where a chunk lies."""
@@ -119,42 +119,39 @@ def _from_cluster(client: Any, rows: list[list[Pair]], take: Take, name: str, at
     from distributed.client import ClosedClientError
 
     waiting, running = zip(rows, _shared_with_next(rows), strict=True), as_completed()
-    windows: dict[Any, Window] = {}
     held: list[Any] = []
-    lost = gone(name, client)  # a client that is closed has no address
     ahead = _ahead(client, max(map(len, rows), default=1))
 
     def submit() -> None:
         wanted = next(ahead)
-        while len(windows) <= wanted and (following := next(waiting, None)):
+        while len(job.windows) <= wanted and (following := next(waiting, None)):
             row, shared = following
             try:
                 futures = client.compute(_culled(row, shared), retries=_RETRIES)
             except ClosedClientError as error:
-                raise SchedulerGoneError(lost) from error
+                raise SchedulerGoneError(job.lost) from error
             futures, held[:] = futures[: len(row)], futures[len(row) :]
-            if client.status != "running":  # one that is closed leaves what comes later waiting
-                raise SchedulerGoneError(lost)
-            windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
+            job.windows.update({f: window for f, (window, _) in zip(futures, row, strict=True)})
+            job.check()
             running.update(futures)
 
-    submit()
-    batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
-    with told_of_no_worker(client):
+    with in_flight(client, name) as job, told_of_no_worker(client):
+        submit()
+        batches = (b[i : i + at_once] for b in running.batches() for i in range(0, len(b), at_once))
         for futures in batches:
             try:
                 blocks = client.gather(futures)
             except Exception as error:  # whatever a worker raised, or that it died
                 failed = next((future for future in futures if future.status == "error"), None)
-                if client.status != "running":
-                    raise SchedulerGoneError(lost) from error
+                job.check()
                 if failed is None:  # the connection may tell before the client does
-                    raise OSError(f"{lost}, or gave its chunks up: {first_line(error)}") from error
+                    said = first_line(error)
+                    raise OSError(f"{job.lost}, or gave its chunks up: {said}") from error
                 cause = failed.exception()  # which a cancelled one forgets
-                client.cancel(list(windows))
-                raise OSError(_failure(name, windows[failed], cause)) from cause
+                client.cancel(list(job.windows))
+                raise OSError(_failure(name, job.windows[failed], cause)) from cause
             for future, block in zip(futures, blocks, strict=True):
-                take(windows.pop(future), block)
+                take(job.windows.pop(future), block)
                 future.release()
                 submit()
 

@@ -12,8 +12,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from cloudmask.chunks import Block
+from cloudmask.constants import NODATA
 from cloudmask.grid import check_array, grid_of
-from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, nodata_of
+from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, fill_lost, nodata_of
 from cloudmask.mask import (
     check_threshold,
     in_chunks,
@@ -89,6 +90,11 @@ def enlarge(
             "other's with rio.write_crs (xarray reads it with decode_coords='all')"
         )
     if not coarse.same_bounds(fine):
+        if coarse.same_bounds(fine.flipped):
+            raise ValueError(
+                "rows of the array and of the scene are in opposite order: turn one round "
+                "(sortby('y', ascending=False))"
+            )
         raise ValueError(
             f"the array of {coarse.height} × {coarse.width} px and the scene of "
             f"{fine.height} × {fine.width} px do not cover the same area: pass the scene that "
@@ -207,7 +213,7 @@ def _enlarge_block(
         if callable(valid)
         else valid
     )
-    return _enlarged(block, is_valid, at, **how)
+    return _enlarged(block, is_valid, at, is_known=valid is not all_valid, **how)
 
 
 @timed("enlarge")
@@ -219,17 +225,18 @@ def _enlarged(
     factors: tuple[float, float],
     nearest: bool,
     threshold: float | None,
+    is_known: bool,
 ) -> Block:
     out = np.empty(valid.shape, dtype_of(block, threshold))
+    # In coarse pixels of the block.
+    down, along = (
+        (np.arange(piece.start, piece.stop) + 0.5) / factor - piece.first
+        for piece, factor in zip(at, factors, strict=True)
+    )
     constant = constant_of(block, threshold)
     if constant is not None:
         out[:] = constant
     else:
-        # In coarse pixels of the block.
-        down, along = (
-            (np.arange(piece.start, piece.stop) + 0.5) / factor - piece.first
-            for piece, factor in zip(at, factors, strict=True)
-        )
         for y in range(0, out.shape[0], _PATCH):
             for x in range(0, out.shape[1], _PATCH):
                 rows, columns = slice(y, y + _PATCH), slice(x, x + _PATCH)
@@ -238,4 +245,8 @@ def _enlarged(
                 )
     if not valid.all():
         out[~valid] = nodata_of(out.dtype)
+    if is_known and block.dtype != np.uint8:
+        lost = valid & (out == NODATA if out.dtype == np.uint8 else np.isnan(out))
+        if lost.any():
+            fill_lost(out, lost, block, down, along, threshold)
     return out

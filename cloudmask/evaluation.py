@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,6 +15,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from cloudmask.checks import shown
 from cloudmask.chunks import Block, edges
 from cloudmask.constants import CLEAR, CLOUD, FLOAT_CHUNK, NODATA
 from cloudmask.forward import Predictor
@@ -113,16 +115,18 @@ def evaluate_model(
     """
     if threshold is not None:
         threshold = check_threshold(threshold)
-    reading = reading or Reading()
+    reading = Reading() if reading is None else reading
+    if not isinstance(reading, Reading):
+        raise ValueError(f"reading is {shown(reading)}: give a Reading")
 
     def see(example: Example) -> Seen:
         scene, label = open_pair(example, reading, FLOAT_CHUNK)
         return scene, predict(scene, model), label
 
     check_model(model)
-    examples = tuple(examples)
-    if not examples:
-        raise ValueError("there are no examples: give some, as read_examples does")
+    examples = () if isinstance(examples, str | Path | Example) else tuple(examples)
+    if not all(isinstance(example, Example) for example in examples) or not examples:
+        raise ValueError("there are no examples: give some, as read_examples(manifest) does")
     # Soon done: hours are lost if the last label has a flaw.
     if not any(chunk.cloud for chunk in labelled_chunks(examples, reading)):
         _warn_of_unscored_cloud([example.label for example in examples], reading)

@@ -97,7 +97,7 @@ class Blocks:
         if valid is not None and not seen.size:
             return np.full(valid.shape, np.nan, "float32")
         if self.model.window is None:
-            probability = self.model(seen[None])[0]
+            probability = _called(self.model, seen[None])[0]
         else:
             probability = _windowed(self.model, seen, self.model.window)
         before, _ = self._sides(block_id)
@@ -110,6 +110,16 @@ class Blocks:
         if valid is None:
             return core
         return np.where(valid, core, np.float32(np.nan))
+
+
+def _called(model: Predictor, pixels: Block) -> Block:
+    """What a model says, as dask was told that it would: others give other types and shapes."""
+    said = np.asarray(model(pixels), "float32")
+    if said.shape != pixels.shape[:3]:
+        raise ValueError(
+            f"{model.name} gives {said.shape} for pixels {pixels.shape}: a model gives (n, y, x)"
+        )
+    return said
 
 
 def _trim(block: Block, depth: int, before: list[bool], after: list[bool]) -> Block:
@@ -151,6 +161,6 @@ def _windowed(model: Predictor, pixels: Block, size: int) -> Block:
     for start in range(0, len(corners), _WINDOWS_PER_BATCH):
         batch = corners[start : start + _WINDOWS_PER_BATCH]
         windows = np.stack([pixels[y : y + size, x : x + size] for y, x in batch])
-        for (y, x), probability in zip(batch, model(windows), strict=True):
+        for (y, x), probability in zip(batch, _called(model, windows), strict=True):
             total[y : y + size, x : x + size] += probability * weight
     return total

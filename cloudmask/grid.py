@@ -35,8 +35,8 @@ class Grid:
 
     @property
     def gsd(self) -> tuple[float, float]:
-        """Ground sample distance (y, x): metres at the scene's centre, or pixels without a CRS."""
-        if self.crs is None:
+        """Ground sample distance (y, x): metres at the scene's centre, pixels if not placed."""
+        if self.crs is None or not self.is_placed:
             return 1.0, 1.0
         t = self.transform
         if self.crs.is_geographic:
@@ -69,6 +69,17 @@ class Grid:
             max(1, math.ceil(self.height / factor_y - 1e-9)),
             max(1, math.ceil(self.width / factor_x - 1e-9)),
         )
+
+    @property
+    def flipped(self) -> "Grid":
+        """The grid of the same pixels, the last row first."""
+        upside_down = Affine.translation(0, self.height) @ Affine.scale(1, -1)
+        return replace(self, transform=self.transform @ upside_down)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its pixels lie somewhere on the ground: files may have a CRS and no transform."""
+        return self.crs is not None and not self.transform.is_identity
 
     def same_bounds(self, other: "Grid", *, within: float = 0.01) -> bool:
         """Whether both grids span the same ground, to such a part of the finer pixel."""
@@ -131,6 +142,9 @@ def grid_of(array: xr.DataArray) -> Grid:
     steps = {
         dim: _step(array, dim) for dim in ("y", "x") if dim in array.coords and array.sizes[dim] > 1
     }
+    if array.sizes["y"] == array.sizes["x"] == 1 and {"y", "x"} <= array.coords.keys():
+        stored = Affine.from_gdal(*map(float, text.split())) if text else transform
+        transform = _by_coordinates(array, stored, {})
     known = {"y": transform.e, "x": transform.a}
     if any(
         abs(step - known[dim]) * (array.sizes[dim] - 1) > abs(known[dim]) * _ROUNDED

@@ -53,6 +53,30 @@ def enlarge_patch(
     return values
 
 
+def fill_lost(
+    out: Block, lost: Block, block: Block, at_y: Block, at_x: Block, threshold: float | None
+) -> None:
+    """Give valid pixels in coarse ones that are nodata the mean of what is known around these.
+
+    A coarse pixel that was taken from the nearest one, as many overviews are, may be nodata where
+    most of it is valid.
+    """
+    known = np.pad(~np.isnan(block), 1)
+    values = np.pad(np.where(np.isnan(block), 0, block), 1)
+    height, width = block.shape
+    total, count = (
+        sum(of[y : y + height, x : x + width] for y in range(3) for x in range(3))
+        for of in (values, known.astype("float32"))
+    )
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
+    rows, columns = np.nonzero(lost)
+    found = _nearest(mean, at_y, at_x)[rows, columns]
+    if threshold is not None:
+        kinds = np.where(found >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
+        found = np.where(np.isnan(found), np.uint8(NODATA), kinds)
+    out[rows, columns] = found
+
+
 def _between(at: Block, size: int) -> slice:
     """Which of `size` coarse pixels have centres around these rising positions."""
     return slice(max(0, math.floor(at[0]) - 1), min(size, math.floor(at[-1]) + 2))

@@ -164,7 +164,9 @@ class Job:
             stretch=self.stretch,
             nodata=self.nodata,
         )
-        quicklook(scene, thin_out(mask, *scene.shape[1:]), path, scheduler=threads)
+        thin = thin_out(mask, *scene.shape[1:])
+        # Of one scene, whatever the mask's file tells of its place: a picture tells nothing.
+        quicklook(scene, thin.drop_vars(["y", "x"], errors="ignore"), path, scheduler=threads)
 
     def facts(self, cover: CloudCover) -> dict[str, Any]:
         """The outcome, for JSON."""
@@ -188,6 +190,10 @@ def check_choices(
     """Refuse what cannot be asked of any scene, with a ValueError; arguments as for `Job`."""
     suffix = out.suffix.lower()
     if suffix not in _WRITERS:
+        if not str(out).strip("."):
+            raise ValueError("the output has no name: let it end in .tif, .zarr or .png")
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder: name a file in it, or give it as --out-dir")
         raise ValueError(f"{out} ends in {suffix!r}: let it end in .tif, .zarr or .png")
     if probability and grid == "scene":
         raise ValueError("probabilities are on the model's grid: leave out --grid scene")

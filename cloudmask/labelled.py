@@ -17,6 +17,7 @@ from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.fill import fill_nodata
 from cloudmask.grid import grid_of
 from cloudmask.manifest import Example
+from cloudmask.mask import mask_or_probability
 from cloudmask.planes import open_label, open_valid
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_scene
@@ -186,10 +187,12 @@ def classes_of(label: xr.DataArray, reading: Reading, name: str) -> xr.DataArray
     ValueError
         It is not uint8. While it is computed: it has values that are not known.
     """
+    if label.dtype.kind == "f" and "flag_values" in label.attrs:
+        label = mask_or_probability(label)  # a mask, as xarray reads it
     if label.dtype != np.uint8:
         raise ValueError(
             f"{name} is {label.dtype}: a label is uint8 (0, 1, 255), convert it (gdal_translate "
-            "-ot Byte)"
+            "-ot Byte, or fillna(255).astype('uint8'))"
         )
     meaning = np.full(NODATA + 1, _UNKNOWN if reading.cloud is None else CLEAR, "uint8")
     meaning[CLEAR], meaning[NODATA] = CLEAR, NODATA

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.core import Array
@@ -11,6 +12,9 @@ from cloudmask.checks import real
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 from cloudmask.grid import check_array
+
+_ROUNDED = 1e-3
+"""By so much sums of weights and interpolation may leave 0 to 1, and no other unit does."""
 
 
 def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
@@ -101,13 +105,37 @@ def mask_or_probability(array: xr.DataArray) -> xr.DataArray:
     if array.dtype.kind == "f":
         array = nan_where_declared(array)
         if "flag_values" in array.attrs:
-            array = array.fillna(NODATA).astype("uint8").assign_attrs(array.attrs)
+            classes = da.asarray(array.data).map_blocks(_as_classes, dtype="uint8")
+            array = array.copy(data=classes)
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ValueError(
             f"the array is {array.dtype}: a mask is uint8 (0 clear, 1 cloud, 255 nodata), a "
             "probability float32"
         )
     return array
+
+
+def _as_classes(block: Block) -> Block:
+    """A mask that was read as floats, with NaN for nodata, as bytes."""
+    classes = np.where(np.isnan(block), NODATA, block).astype("uint8")
+    if (others := block[(classes != block) & ~np.isnan(block)]).size:
+        raise ValueError(
+            f"the array holds {others[0]:g} and calls itself a mask, as what is made of one does: "
+            "take its flag_values away (del array.attrs['flag_values'])"
+        )
+    return classes
+
+
+def check_values(block: Block) -> None:
+    """Refuse a chunk that is of no mask (uint8) and of no probability, with a ValueError."""
+    if block.dtype == np.uint8:
+        wrong = (block > CLOUD) & (block != NODATA)
+        kind = "a mask is 0 clear, 1 cloud, 255 nodata"
+    else:
+        wrong = (block < -_ROUNDED) | (block > 1 + _ROUNDED)  # not where it is NaN
+        kind = "a probability is from 0 to 1"
+    if wrong.any():
+        raise ValueError(f"the array holds {block[wrong].flat[0]:g}: {kind}")
 
 
 def check_threshold(value: float) -> float:

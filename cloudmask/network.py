@@ -179,7 +179,7 @@ def choose_precision() -> str:
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # more than a job has, and few enough for a process that tries many
 def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
 ) -> tuple[Callable[[Block, int], Block], str]:
@@ -271,11 +271,18 @@ def build_network(architecture: str, precision: str, *, is_drawn: bool = True) -
     """
     import keras
 
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(
+            f"Keras computes with {backend}, a model here with TensorFlow: set KERAS_BACKEND="
+            "tensorflow before Keras is imported"
+        )
     initializers = {} if is_drawn else dict.fromkeys(DRAWN, keras.initializers.Zeros)
-    before = keras.config.dtype_policy()
+    before = keras.config.dtype_policy(), keras.config.image_data_format()
     keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    keras.config.set_image_data_format("channels_last")
     try:
         with keras.utils.custom_object_scope(initializers):
             return build(architecture)
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(before[0])
+        keras.config.set_image_data_format(before[1])

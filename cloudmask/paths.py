@@ -93,7 +93,12 @@ def destination(path: str | Path) -> Path:
     """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
     path = without_scheme(str(path))
     place = locate(path)
-    return place.resolve() if not is_remote(path) and place.is_symlink() else place
+    if is_remote(path) or not place.is_symlink():
+        return place
+    try:
+        return place.resolve()
+    except (OSError, RuntimeError) as error:  # by version of Python
+        raise OSError(f"{path} is a link that leads back to itself: remove it") from error
 
 
 def has_keys(path: Path, *needed: str) -> bool:

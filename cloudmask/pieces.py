@@ -63,12 +63,15 @@ class Piece:
 def pieces_of(
     source: tuple[int, ...], lengths: tuple[int, ...], edges: tuple[int, ...]
 ) -> Iterator[Piece]:
-    """Pieces of `lengths` coarse pixels, each with a pixel of halo, where the axis goes on."""
+    """Pieces of `lengths` coarse pixels, each with two pixels of halo, where the axis goes on.
+
+    The first fine pixels of a piece may lie in the last coarse one of the piece before.
+    """
     begins = chunks.edges(source)
     for first, length, (start, stop) in zip(
         chunks.edges(lengths)[:-1], lengths, pairwise(edges), strict=True
     ):
-        top, bottom = max(first - 1, 0), min(first + length + 1, begins[-1])
+        top, bottom = max(first - 2, 0), min(first + length + 2, begins[-1])
         found = {
             number: slice(max(top, begin) - begin, min(bottom, end) - begin)
             for number, (begin, end) in enumerate(pairwise(begins))

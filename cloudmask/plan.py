@@ -85,7 +85,7 @@ def default_gsd(native: Grid, model: CloudModel) -> float | None:
     float or None
         Metres; None for the scene's own pixels.
     """
-    if model.gsd is None or model.gsd_range is None or native.crs is None:
+    if model.gsd is None or model.gsd_range is None or not native.is_placed:
         return None
     finest, own = sorted(native.gsd)
     sides = (native.height * native.gsd[0], native.width * native.gsd[1])
@@ -133,11 +133,12 @@ def plan_scene(
     native = reader.grid
     if gsd is None and resize_factor is None:
         gsd = default_gsd(native, model)
-        if native.crs is None:
+        if not native.is_placed:
             logger.warning(
-                "%s has no CRS: pixels are the unit, and all of them are read (a resize factor "
+                "%s has no %s: pixels are the unit, and all of them are read (a resize factor "
                 "reads fewer)",
                 path,
+                "CRS" if native.crs is None else "transform",
             )
     grid = model_grid(native, None if isinstance(gsd, str) else gsd, resize_factor)
     _check_left(native, grid)
@@ -147,6 +148,8 @@ def plan_scene(
             "%s has %s, by which its values are not multiplied: they are read as they are stored",
             path, reader.packing,
         )  # fmt: skip
+    if reader.colours:
+        logger.warning("%s calls %s", path, reader.colours)
     halo = check_overlap(model, overlap)
     longest = max(grid.height, grid.width)
     dtype = scene_dtype(reader, is_rescaled=scale is not None or stretch is not None)
@@ -192,7 +195,7 @@ def _check_left(native: Grid, grid: Grid) -> None:
 
 
 def _warn_outside_range(path: str, grid: Grid, model: CloudModel) -> None:
-    if model.gsd_range is None or grid.crs is None:
+    if model.gsd_range is None or not grid.is_placed:
         return
     low, high = model.gsd_range
     finest, coarsest = min(grid.gsd), max(grid.gsd)

@@ -140,6 +140,8 @@ def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
     """Where the scene lies, if that is told in its attributes, which stay behind."""
+    if (crs := scene.coords.get("crs")) is not None and crs.dtype == object and not crs.dims:
+        probability = probability.drop_vars("crs").rio.write_crs(crs.item())  # satpy's
     if not {"crs", "transform"} & scene.attrs.keys():
         return probability
     try:
@@ -149,13 +151,18 @@ def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
     return probability if grid_of(probability) == grid else grid.attach(probability)
 
 
-def _check(scene: xr.DataArray) -> None:
+def _check(scene: Any) -> None:
+    if isinstance(scene, xr.Dataset):
+        raise ValueError(
+            "this is a Dataset: join its bands with dataset[[RED, GREEN, BLUE]].to_array('band'), "
+            "and give that their nodata again (rio.write_nodata)"
+        )
     check_array(scene)
     missing = {"band", "y", "x"} - set(scene.dims)
     if missing:
         raise ValueError(
             f"the scene's dimensions are {', '.join(map(str, scene.dims))}: name them "
-            "(…, band, y, x), for instance with DataArray.rename"
+            "(…, band, y, x), for instance with DataArray.rename; xarray.concat joins bands"
         )
     if scene.sizes["band"] != 3:
         raise ValueError(
@@ -173,7 +180,11 @@ def _check(scene: xr.DataArray) -> None:
 
 def check_model(model: object) -> None:
     """Refuse what finds no clouds, such as a model's name, with a ValueError."""
-    if not callable(model) or not hasattr(model, "overlap"):
+    needed = ("name", "stride", "overlap", "window", "threshold")
+    lacking = [name for name in needed if not hasattr(model, name)]
+    if callable(model) and 0 < len(lacking) < len(needed) - 1:  # a function has a name, too
+        raise ValueError(f"the model has no {', '.join(lacking)}: see cloudmask.forward.Predictor")
+    if not callable(model) or lacking:
         raise ValueError(f"the model is {shown(model)}: give what load_model returns")
 
 

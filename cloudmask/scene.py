@@ -178,8 +178,9 @@ def model_grid(native: Grid, gsd: float | None, resize_factor: float | None) -> 
             f"gsd is {gsd:g}, finer than the scene's own {finest:.4g}: detail cannot be added, "
             f"give {finest:.4g} or more"
         )
-    if native.crs is None:
-        logger.warning("the scene has no CRS: a pixel is the unit of gsd")
+    if not native.is_placed:
+        missing = "CRS" if native.crs is None else "transform"
+        logger.warning("the scene has no %s: a pixel is the unit of gsd", missing)
     return native.coarser(*(max(1.0, gsd / own) for own in native.gsd))
 
 

@@ -1074,7 +1074,7 @@ def test_describe_tells_the_header(make_scene, rng):
 
 def test_describe_names_a_mask(make_scene, rng):
     pixels, seen = noise(rng, (3, 8, 8)), np.full((8, 8), 255, "uint8")
-    assert describe(make_scene(pixels, mask=seen))["nodata"] == "per_dataset"
+    assert describe(make_scene(pixels, mask=seen))["nodata"] == "mask"
     assert describe(make_scene(pixels, "plain.tif"))["nodata"] is None
 
 

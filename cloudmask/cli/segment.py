@@ -139,7 +139,8 @@ def _cluster(model: Any, timeout: float, **where: Any) -> Iterator[Any]:
     from cloudmask.cluster import connect, send_weights
 
     # What matters of its tracebacks is raised.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):  # which has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with connect(**where, timeout=timeout) as client:
         send_weights(client, model.path)
         yield client

@@ -58,7 +58,7 @@ def info(scene: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(facts)
         return
-    unit = "m" if facts["crs"] else "px"
+    unit = "m" if plan.native.is_placed else "px"
     halo = plan.overlap
     tell(
         f"{unsigned(scene)}: {plan.native.height} × {plan.native.width} px, "

@@ -1,5 +1,6 @@
 """Windows of pixels from GDAL and from Zarr: all that touches a file that is read."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def open_reader(path: str, bands: Sequence[int], nodata: float | None) -> Reader
     if nodata is not None:
         real("nodata", nodata)
     path = without_scheme(path)
+    if not path:
+        raise ValueError("the scene has no name: name a file, a store or a URL")
     is_dataset = re.match(r"[A-Za-z][A-Za-z0-9_]+:", path) is not None  # GDAL's name of a part
     if is_local(path) and (not is_dataset or Path(path).exists()):
         if not Path(path).exists():
@@ -39,9 +42,10 @@ def open_reader(path: str, bands: Sequence[int], nodata: float | None) -> Reader
             raise ValueError(f"{path} is a pipe or a device: name a file, a store or a URL")
         path = str(Path(path).absolute())
     reader: Reader = (open_zarr if is_zarr(path) else open_raster)(path, bands, nodata)
-    if reader.grid.transform.is_degenerate:
+    transform = reader.grid.transform
+    if transform.is_degenerate or not all(map(math.isfinite, transform[:6])):
         raise ValueError(
-            f"{path} has pixels without a size ({tuple(reader.grid.transform)[:6]}): give it a "
+            f"{path} has pixels without a size ({tuple(transform)[:6]}): give it a "
             "transform (gdal_edit.py -a_ullr)"
         )
     return reader

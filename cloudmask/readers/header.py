@@ -38,6 +38,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         dataset = interruptibly(opened) if is_remote(path) else opened()
     except rasterio.errors.RasterioIOError as error:
         reason = first_line(error).removeprefix(f"'{path}' ").removesuffix(".")
+        if path.lower().endswith(".zip"):
+            reason += f": name a file in it, /vsizip/{path}/FILE"
         raise OSError(f"{path} cannot be opened: {reason}") from error
     with dataset:
         if len(bands) > 1 and ColorInterp.palette in dataset.colorinterp:
@@ -51,11 +53,10 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
                 f"{dataset.subdatasets[0]}"
             )
         if max(bands) > dataset.count:
-            few = dataset.count == 1
+            count, some = dataset.count, ", such as 1,1,1" * (dataset.count < 3)
             raise ValueError(
-                f"{path} has {dataset.count} band{'s' * (not few)}, bands {listed(bands)} were "
-                f"asked for: pass bands within 1 to {dataset.count}"
-                + (", such as 1,1,1" if few else "")
+                f"{path} has {count} band{'s' * (count > 1)}, bands {listed(bands)} were asked "
+                f"for: pass bands within 1 to {count}{some}"
             )
         dtypes = {dataset.dtypes[band - 1] for band in bands}
         if len(dtypes) > 1 or not dtypes <= set(DTYPES):
@@ -84,10 +85,30 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, parts_of(dataset, path)))
-        packing = _packing(dataset, bands)
+        packing, colours = _packing(dataset, bands), _colours(dataset, bands)
     return RasterReader(
-        path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(version), packing
-    )
+        path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(version), packing,
+        colours,
+    )  # fmt: skip
+
+
+def _colours(dataset: rasterio.DatasetReader, bands: tuple[int, ...]) -> str:
+    """As `Reader.colours`."""
+    if len(set(bands)) != 3:
+        return ""
+    wanted = ColorInterp.red, ColorInterp.green, ColorInterp.blue
+    told = dataset.colorinterp
+    others = [
+        f"band {band} {told[band - 1].name}"
+        for band, colour in zip(bands, wanted, strict=True)
+        if told[band - 1] != colour and told[band - 1] in (*wanted, ColorInterp.alpha)
+    ]
+    if not others:
+        return ""
+    cure = "leave them so only if it is wrong"
+    if all(told.count(colour) == 1 for colour in wanted):
+        cure = f"give bands {','.join(str(told.index(colour) + 1) for colour in wanted)}"
+    return f"{', '.join(others)}, and bands {listed(bands)} are read as red, green and blue: {cure}"
 
 
 def _packing(dataset: rasterio.DatasetReader, bands: tuple[int, ...]) -> str:

@@ -57,6 +57,10 @@ class Reader(Protocol):
     def packing(self) -> str:
         """What stored values would have to be multiplied by, and are not; empty if by nothing."""
 
+    @property
+    def colours(self) -> str:
+        """Which bands the file calls otherwise than they are read, with the cure; else empty."""
+
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         """(band, y, x) values of a window of `grid`, which spans this reader's bounds.
 

@@ -43,6 +43,7 @@ class RasterReader:
     opened: str
     """As `opening_of` tells: handles are not for who opens a URL later."""
     packing: str = ""
+    colours: str = ""
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         shape = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
@@ -107,12 +108,14 @@ class RasterReader:
     def facts(self) -> dict[str, Any]:
         with self._open(keep=False) as dataset:
             flags = {flag for band in self.bands for flag in dataset.mask_flag_enums[band - 1]}
-            kinds = sorted(flag.name for flag in flags - {MaskFlags.all_valid})
-            value = dataset.nodatavals[self.bands[0] - 1]
+            values = [dataset.nodatavals[band - 1] for band in self.bands]
+            is_told = any(value is not None for value in values)
+            has_mask = flags != {MaskFlags.all_valid}
+            mask = ("alpha" if MaskFlags.alpha in flags else "mask") if has_mask else None
             return {
                 "bands": dataset.count,
                 "block": list(self.block),
-                "nodata": value if value is not None else ", ".join(kinds) or None,
+                "nodata": (values[0] if len(set(values)) == 1 else values) if is_told else mask,
                 "overviews": dataset.overviews(self.bands[0]),
                 "scales": [dataset.scales[band - 1] for band in self.bands],
                 "offsets": [dataset.offsets[band - 1] for band in self.bands],

@@ -40,6 +40,7 @@ class ZarrReader:
     opened: str
     """As `opening_of` tells: what is kept is not for who opens a URL later."""
     packing: str = ""  # values are seen unpacked
+    colours: str = ""  # it has names of none
 
     def read(self, grid: Grid, rows: slice, columns: slice) -> Block:
         if grid == self.grid:

@@ -162,7 +162,7 @@ def _publish(work: Path, path: Path) -> None:
             target.fs.put(str(made), target.path)
         else:
             move(made, path.parent / made.name)
-    for kind in (".aux.xml", ".ovr", ".msk"):  # GDAL's, of the file that was replaced
+    for kind in (".aux.xml", ".ovr", ".msk", ".msk.ovr"):  # GDAL's, of the file that was replaced
         sidecar = path.with_name(f"{path.name}{kind}")
         if sidecar.name not in {made.name for made in files}:
             sidecar.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE, NODATA
 from cloudmask.grid import grid_of
+from cloudmask.mask import check_values
 from cloudmask.readers.files import control_of
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, writing
@@ -80,6 +81,7 @@ class _Windows:
     def take(self, window: tuple[slice, ...], block: Block) -> None:
         """Write a chunk."""
         rows, columns = window
+        check_values(block)
         with self.lock, timed("write"), writing(self.final):
             if self.is_closed:
                 raise OSError(f"{self.final} is given up: another of its chunks failed")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, check_array, grid_of, without_places
-from cloudmask.mask import mask_or_probability
+from cloudmask.mask import check_values, mask_or_probability
 from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
 from cloudmask.write.output import PROVENANCE, check_ending, without_nan
@@ -126,6 +127,17 @@ def write_zarr(
             )[name]
             partial = replace(partial, level=level)
             _write_level(halved(fine), partial, str(path), {})
+        for group in (*reversed(levels), ""):
+            _consolidate(partial.store, group)
+
+
+def _consolidate(store: str, group: str) -> None:
+    """Gather a group's metadata in its own file, as xarray does and looks for."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Zarr 3's specification is silent on it
+        zarr.consolidate_metadata(store, path=group, zarr_format=3)
 
 
 def _write_level(
@@ -174,6 +186,7 @@ def _write_chunk(
     # After a failure dask's threads and workers finish the chunks that they have begun: Zarr would
     # make the folder anew for them, and another run may have made one.
     partial.check_run()
+    check_values(block)
     with timed("write"):
         zarr.open_array(partial.store, path=variable, mode="r+").blocks[block_id] = block
         partial.note(block_id)

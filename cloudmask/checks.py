@@ -2,6 +2,7 @@
 
 import numbers
 import operator
+from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
 
 
@@ -37,6 +38,13 @@ def whole(name: str, value: object, least: int | None = None) -> int:
 def shown(value: object) -> str:
     """A value in a message: of an array no more than its first line."""
     return repr(value).split("\n")[0]
+
+
+def path_of(path: object) -> str:
+    """A path or URL as text; a ValueError for what is none, such as an array."""
+    if isinstance(path, str | Path):
+        return str(path)
+    raise ValueError(f"{shown(path)} is opened as a file: give a path or a URL")
 
 
 def settle(card: object, **values: Any) -> None:

@@ -222,6 +222,10 @@ def check_array(array: object) -> None:
         )
     if not isinstance(array, xr.DataArray):
         raise ValueError(f"{type(array).__name__} has no dimensions by name: give a DataArray")
+    if any(map(math.isnan, array.shape)):
+        raise ValueError(
+            "dask does not know the array's size: let it find out (array.data.compute_chunk_sizes)"
+        )
 
 
 def in_order(array: xr.DataArray, *dims: str) -> xr.DataArray:

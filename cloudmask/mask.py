@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from dask.array.core import Array
 
-from cloudmask.checks import real
+from cloudmask.checks import real, shown
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 from cloudmask.grid import check_array
@@ -79,6 +79,11 @@ def nan_where_declared(array: xr.DataArray) -> xr.DataArray:
         declared = array.rio.nodata
     except (OverflowError, ValueError):
         return array  # it is of another type, which the array had before: it hides nothing
+    except TypeError:
+        told = array.attrs.get("_FillValue", array.attrs.get("nodata"))
+        raise ValueError(
+            f"the array declares {shown(told)} as nodata: give one number (rio.write_nodata)"
+        ) from None
     if declared is None or math.isnan(declared):
         return array
     masked = array.astype("float32").where(array != declared)

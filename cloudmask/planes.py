@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from cloudmask.checks import path_of
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK
 from cloudmask.errors import first_line
@@ -72,7 +73,7 @@ def open_valid(
     FileNotFoundError, ValueError, OSError
         As for `open_scene`.
     """
-    reader = open_reader(str(path), bands, nodata)
+    reader = open_reader(path_of(path), bands, nodata)
     grid = reader.grid
     dtype = np.dtype(bool)
     load: Load
@@ -113,7 +114,7 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     OSError
         It cannot be opened.
     """
-    path = str(path)
+    path = path_of(path)
     if is_zarr(path):
         try:
             dataset = open_store(path, mask_and_scale=False)

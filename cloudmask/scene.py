@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from cloudmask import stretch as radiometry
-from cloudmask.checks import real
+from cloudmask.checks import path_of, real, shown
 from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
 from cloudmask.grid import Grid
@@ -93,7 +93,11 @@ def open_scene(
     """
     if grid is not None and (gsd is not None or resize_factor is not None):
         raise ValueError("grid is given with gsd or resize_factor: choose one")
-    reader = open_reader(str(path), bands, nodata)
+    if grid is not None and not isinstance(grid, Grid):
+        raise ValueError(
+            f"grid is {shown(grid)}: give a Grid, such as `cloudmask.scene.model_grid` gives"
+        )
+    reader = open_reader(path_of(path), bands, nodata)
     if grid is None:
         grid = model_grid(reader.grid, gsd, resize_factor)
     elif not reader.grid.same_bounds(grid) or grid.is_finer(reader.grid):
@@ -142,7 +146,7 @@ def describe(
     path: str | Path, bands: Sequence[int] = (1, 2, 3), nodata: float | None = None
 ) -> dict[str, Any]:
     """What the header of a scene tells: for people and JSON."""
-    reader = open_reader(str(path), bands, nodata)
+    reader = open_reader(path_of(path), bands, nodata)
     native = reader.grid
     facts = reader.facts()
     if isinstance(facts["nodata"], float | np.number):

@@ -264,6 +264,18 @@ def test_a_scheduler_that_goes_ends_the_batch(tmp_path):
     assert not (tmp_path / "summary.csv").exists()
 
 
+def test_a_pipe_among_scenes_is_refused_as_alone(scenes, tmp_path):
+    os.mkfifo(tmp_path / "p.tif")
+    done = run("a.tif", tmp_path / "p.tif", "--out-dir", tmp_path / "out", cwd=scenes, check=1)
+    assert "1 of 2 scenes failed" in done.stderr
+    assert "is a pipe or a device" in summary(tmp_path / "out")["p.tif"]["error"]
+
+
+def test_a_pattern_of_urls_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"s3://b/in/\*\.tif is a pattern of URLs: list what it"):
+        find_scenes(["s3://b/in/*.tif"])
+
+
 def test_a_table_that_is_no_summary_is_left_alone(make_scene, rng, tmp_path):
     scene = make_scene(rng.integers(0, 255, (3, 64, 64), "uint8"))
     (tmp_path / "summary.csv").write_text("my,own\n1,2\n")

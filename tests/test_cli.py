@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -229,6 +230,18 @@ def test_zarr_with_json_and_a_quicklook(folder):
         assert picture.size == (700 + 8 + 700, 600)
 
 
+@pytest.mark.parametrize("more", [("m.png",), ("m.tif", "--grid", "model", "--resize-factor", "7")])
+def test_a_quicklook_of_what_lies_nowhere_or_is_coarse(folder, tmp_path, more):
+    """A picture has no place of its own, and a coarse mask's pixels lie between the scene's."""
+    out, *more = more
+    done = run(
+        "segment", "scene.tif", tmp_path / out, "--quicklook", tmp_path / "q.png", *more, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "q.png") as picture:
+        assert picture.size == (700 + 8 + 700, 600)
+
+
 def test_quiet_prints_nothing_and_a_picture_shows_the_model_s_grid(folder):
     done = run(
         "segment", "scene.tif", "mask.png", "--quiet", "--grid", "model", "--resize-factor", "3",
@@ -416,6 +429,10 @@ def pantry(tmp_path_factory):
     whole = (folder / "scene.tif").read_bytes()
     (folder / "cut.tif").write_bytes(whole[:100])
     (folder / "a_folder").mkdir()
+    for name in ("loop.tif", "loop.png"):
+        (folder / name).symlink_to(name)
+    with zipfile.ZipFile(folder / "scene.zip", "w") as archive:
+        archive.write(folder / "scene.tif", "scene.tif")
     rasterio.shutil.copy(folder / "scene.tif", folder / "scene.vrt", driver="VRT")
     (folder / "old.tif").write_bytes(b"precious")
     (folder / "old.png").write_bytes(b"precious")
@@ -498,7 +515,21 @@ REFUSED = {
     "look exists": ((*SCENE_OUT, "--quicklook", "old.png"), "old.png exists"),
     "out exists": (("segment", "scene.tif", "old.tif"), "old.tif exists: pass --overwrite"),
     "store exists": (("segment", "scene.tif", "old.zarr"), "old.zarr exists: pass --overwrite"),
-    "out is a folder": (("segment", "scene.tif", "a_folder/", "--overwrite"), "ends in ''"),
+    "out is a folder": (
+        ("segment", "scene.tif", "a_folder/", "--overwrite"),
+        "a_folder is a folder: name a file in it, or give it as --out-dir",
+    ),
+    "no name": (("segment", "", "out.tif"), "the scene has no name: name a file"),
+    "no name of out": (("segment", "scene.tif", ""), "the output has no name: let it end in"),
+    "a link to itself": (
+        ("segment", "scene.tif", "loop.tif"),
+        "is a link that leads back to",
+    ),
+    "look is a link to itself": (
+        (*SCENE_OUT, "--quicklook", "loop.png"),
+        "loop.png is a link that leads back to itself: remove it",
+    ),
+    "a zip": (("segment", "scene.zip", "out.tif"), "name a file in it, /vsizip/"),
     "no folder": (("segment", "scene.tif", "none/out.tif"), "folder none does not exist"),
     "unknown model": ((*SCENE_OUT, "--model", "resnet"), "no model is called 'resnet': choose"),
     "damaged model": ((*SCENE_OUT, "--model", "model.weights.h5"), "not an HDF5 weight file"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -24,6 +25,7 @@ import cloudmask
 from cloudmask import connect, load_model, predict, send_weights, write_cog, write_zarr
 from cloudmask.sample import write_sample
 from cloudmask.weightfile import add_weights
+from cloudmask.write.client import stop
 from cloudmask.write.stream import stream
 
 
@@ -554,3 +556,27 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
     write_zarr(at_once, tmp_path / "whole.zarr")
     assert files(out) == files(tmp_path / "whole.zarr")
     assert {path.name for path in tmp_path.iterdir()} == {"m.zarr", "whole.zarr"}
+
+
+def test_what_is_stopped_fails_in_every_thread_and_leaves_nothing(tmp_path, tmp_path_factory):
+    """As by Ctrl-C in a batch, whose scenes are written by threads of their own."""
+    begun = tmp_path_factory.mktemp("begun")
+
+    def slow(block):
+        Path(begun, str(time.monotonic_ns())).touch()
+        time.sleep(0.2)
+        return block
+
+    data = da.zeros((640, 640), dtype="uint8", chunks=64)
+    mask = xr.DataArray(data.map_blocks(slow, meta=data._meta), dims=("y", "x"))
+    with connect(workers=1) as client, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(write_cog, mask, tmp_path / name) for name in ("a.tif", "b.tif")]
+        while len(list(begun.iterdir())) < 4:
+            time.sleep(0.02)
+        stop(client)
+        late = pool.submit(write_cog, mask, tmp_path / "c.tif")
+        for future in (*running, late):
+            with pytest.raises(InterruptedError, match=r"\.tif was not finished: another thread"):
+                future.result(timeout=20)
+    assert len(list(begun.iterdir())) < 50
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import shutil
 import dask
 import dask.array
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import rioxarray
@@ -34,6 +35,7 @@ from cloudmask import (
     write_zarr,
 )
 from cloudmask.grid import grid_of
+from cloudmask.manifest import Example
 
 MODEL = FakeModel()
 
@@ -579,3 +581,124 @@ def test_a_forked_process_is_told_to_be_spawned(scene):
     assert said.poll(60)
     assert "forked from one in which TensorFlow ran" in said.recv()
     process.join()
+
+
+# --- arrays that are not what they call themselves
+
+
+def test_means_of_masks_are_no_masks(scene, tmp_path):
+    mask = segment(scene, MODEL)
+    share = mask.where(mask != 255).coarsen(y=10, x=10, boundary="trim").mean()
+    share[0, 0] = 0.5
+    with pytest.raises(ValueError, match=r"and calls itself a mask.*del array.attrs\['flag_val"):
+        cloudmask.cloud_cover(share)
+    with pytest.raises(ValueError, match="calls itself a mask"):
+        write_cog(share, tmp_path / "m.tif")
+    assert not list(tmp_path.iterdir())
+    del share.attrs["flag_values"]
+    write_cog(share, tmp_path / "m.tif")
+    np.testing.assert_array_equal(open_label(tmp_path / "m.tif"), share)
+    as_floats = mask.where(mask != 255)  # as xarray reads one by default
+    assert cloudmask.cloud_cover(as_floats) == cloudmask.cloud_cover(mask)
+    assert evaluate(mask, as_floats).f1 == 1
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_cog, "m.tif"), (write_zarr, "m.zarr")])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_imagery_is_neither_a_mask_nor_a_probability(scene, tmp_path, write, name, dtype):
+    kind = {"uint8": "a mask is 0 clear", "float32": "a probability is from 0 to 1"}[dtype]
+    with pytest.raises(ValueError, match=rf"the array holds \d+: {kind}"):
+        write(scene[0].astype(dtype), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+class Double(FakeModel):
+    """As what computes in NumPy's own precision."""
+
+    def __call__(self, pixels):
+        return super().__call__(pixels).astype("float64")
+
+
+class AsOfKeras(FakeModel):
+    """With the channel that Keras' networks end in."""
+
+    def __call__(self, pixels):
+        return super().__call__(pixels)[..., None]
+
+
+def test_models_of_others_may_give_other_types_and_no_other_shapes(scene, tmp_path):
+    found = predict(scene, Double())
+    assert found.compute().dtype == found.dtype == "float32"
+    write_cog(found, tmp_path / "p.tif")
+    for pixels in (scene, scene.astype("float32").where(scene != 3)):
+        with pytest.raises(ValueError, match=r"fake gives \(1, .*, 1\) for pixels .*: a model"):
+            predict(pixels, AsOfKeras()).compute()
+
+    class Bare:
+        name, overlap, window, threshold = "bare", 0, None, 0.5
+
+        def __call__(self, pixels):
+            return pixels[..., 0]
+
+    with pytest.raises(ValueError, match=r"the model has no stride: see cloudmask\.forward\.Pred"):
+        predict(scene, Bare())
+
+
+def test_a_dataset_is_told_how_to_become_an_array(scene):
+    with pytest.raises(ValueError, match=r"\.to_array\('band'\), and give that their nodata again"):
+        predict(scene.to_dataset("band"), MODEL)
+
+
+def test_rows_in_opposite_order_are_named(scene):
+    low = predict(scene.astype("float32").coarsen(y=4, x=4).mean(), MODEL)
+    with pytest.raises(ValueError, match=r"in opposite order: turn one round \(sortby\('y'"):
+        enlarge(low, scene[:, ::-1])
+
+
+def test_wrong_examples_and_readings_are_named():
+    example = Example("a.png", "b.png", "val", "a", "all")
+    for wrong in ("man.csv", example, [], ["a.png"]):
+        with pytest.raises(ValueError, match=r"no examples: give some, as read_examples\(manifest"):
+            cloudmask.evaluate_model(MODEL, wrong)
+    with pytest.raises(ValueError, match=r"reading is .*: give a Reading"):
+        cloudmask.evaluate_model(MODEL, [example], {"scale": 1})
+
+
+def test_a_crs_that_satpy_attaches_is_kept(scene, tmp_path):
+    crs = scene.rio.crs
+    as_satpy = scene.drop_vars("spatial_ref").assign_coords(crs=pyproj.CRS.from_user_input(crs))
+    for write, name in ((write_cog, "m.tif"), (write_zarr, "m.zarr")):
+        write(segment(as_satpy, MODEL), tmp_path / name)
+        assert grid_of(open_label(tmp_path / name)) == grid_of(scene)
+
+
+def test_a_single_pixel_lies_where_it_does(scene):
+    pixel = scene[:, 5:6, 7:8]
+    transform = grid_of(segment(pixel, MODEL)).transform
+    assert transform.almost_equals(grid_of(scene).transform @ Affine.translation(7, 5))
+    bare = grid_of(pixel.drop_vars("spatial_ref").rio.write_crs(scene.rio.crs)).transform
+    assert bare @ (0.5, 0.5) == pytest.approx(transform @ (0.5, 0.5))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+def test_stores_are_opened_without_a_word(tmp_path):
+    mask = xr.DataArray(dask.array.ones((40, 1100), dtype="uint8", chunks=512), dims=("y", "x"))
+    write_zarr(mask, tmp_path / "m.zarr", multiscale=True)
+    for group, shape in ((None, (40, 1100)), ("2", (20, 550)), ("4", (10, 275))):
+        stored = xr.open_zarr(tmp_path / "m.zarr", group=group, mask_and_scale=False)["mask"]
+        assert stored.shape == shape
+        assert (stored == 1).all()
+
+
+def test_what_cannot_be_opened_or_read_is_named_in_one_line(scene):
+    with pytest.raises(ValueError, match=r"^<xarray.DataArray .* is opened as a file: give a path"):
+        open_scene(scene)
+    with pytest.raises(ValueError, match="is opened as a file"):
+        open_label(scene)
+    with pytest.raises(ValueError, match="grid is 'x': give a Grid"):
+        open_scene("scene.tif", grid="x")
+    with pytest.raises(ValueError, match=r"declares \[0, 0, 0\] as nodata: give one number"):
+        predict(scene.assign_attrs(nodata=[0, 0, 0]), MODEL)
+    pixels = scene.data[:, dask.array.ones(300, dtype=bool, chunks=128)]
+    with pytest.raises(ValueError, match=r"does not know the array's size: .*compute_chunk_sizes"):
+        predict(xr.DataArray(pixels, dims=("band", "y", "x")), MODEL)

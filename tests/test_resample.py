@@ -2,6 +2,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from conftest import FakeModel
@@ -205,6 +206,53 @@ def test_only_where_clear_meets_cloud_is_interpolated(monkeypatch, value):
     probability[50, 50] = 0.5
     enlarge(on_grid(probability, coarse), like, threshold=0.5).compute()
     assert 1 <= len(interpolated) <= 4
+
+
+@forty_times
+@given(
+    shape=shapes,
+    factor=st.floats(1, 9),
+    pieces=st.integers(2, 6),
+    cut=st.sampled_from([None, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_valid_pixels_take_what_is_known_around_a_coarse_one_that_is_nodata(
+    small_chunks, shape, factor, pieces, cut, seed
+):
+    """Overviews by the nearest pixel, gdaladdo's default, make nodata of what is mostly valid."""
+    rng = np.random.default_rng(seed)
+    valid = rng.random(shape) < 0.8
+    like, grid = scene_of(*shape, valid)
+    coarse = grid.coarser(factor, factor)
+    values = rng.random((coarse.height, coarse.width)).astype("float32")
+    values[rng.random(values.shape) < 0.6] = np.nan
+    whole = enlarge(on_grid(values, coarse), like, threshold=cut).to_numpy()
+    small_chunks(-(-max(shape) // pieces))
+    np.testing.assert_array_equal(enlarge(on_grid(values, coarse), like, threshold=cut), whole)
+    rows, columns = (
+        np.floor((np.arange(size) + 0.5) * parts / size + 1e-9).astype(int)
+        for size, parts in zip(shape, values.shape, strict=True)
+    )
+    near = np.pad(~np.isnan(values), 1)
+    around = sum(
+        near[y : y + values.shape[0], x : x + values.shape[1]] for y in range(3) for x in range(3)
+    )
+    is_known = (around > 0)[np.ix_(rows, columns)]
+    is_nodata = np.isnan(whole) if cut is None else whole == NODATA
+    np.testing.assert_array_equal(is_nodata, ~(valid & is_known))
+
+
+@pytest.mark.parametrize("kind", [Resampling.nearest, Resampling.average])
+def test_a_tilted_scene_loses_no_pixel_to_its_overviews(make_scene, rng, kind):
+    pixels = rng.integers(1, 255, (3, 512, 512)).astype("uint8")
+    y, x = np.indices(pixels.shape[1:])
+    pixels[:, (x + y // 4 < 90) | (x + y // 4 > 530)] = 0
+    path = make_scene(pixels, nodata=0)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4, 8], kind)
+    low = predict(open_scene(path, resize_factor=6), FakeModel())
+    mask = enlarge(low, open_valid(path), threshold=0.5)
+    np.testing.assert_array_equal(mask == NODATA, (pixels == 0).all(axis=0))
 
 
 @settings(

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -20,11 +21,13 @@ from conftest import FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from cloudmask import open_label, open_scene, open_valid, segment, write_zarr
+from cloudmask import load_model, open_label, open_scene, open_valid, segment, write_zarr
 from cloudmask.grid import Grid, grid_of
+from cloudmask.plan import plan_scene
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
 from cloudmask.scene import describe, model_grid
@@ -1173,3 +1176,53 @@ def test_bands_may_be_numpys(make_scene, tmp_path, rng):
     scene = open_scene(make_scene(noise(rng, (3, 16, 16))), bands=np.array([3, 2, 1]))
     write_zarr(segment(scene, FakeModel()), tmp_path / "mask.zarr")
     assert open_label(tmp_path / "mask.zarr").shape == (16, 16)
+
+
+def test_describe_names_the_nodata_of_each_band_where_they_differ(make_scene, rng, tmp_path):
+    path = make_scene(noise(rng, (3, 8, 8)), nodata=0)
+    rasterio.shutil.copy(path, tmp_path / "s.vrt", driver="VRT")
+    text = (tmp_path / "s.vrt").read_text()
+    for band, value in ((2, 255), (3, 7)):
+        at = text.index("<NoDataValue>0", text.index(f'band="{band}"'))
+        text = text[:at] + text[at:].replace("<NoDataValue>0", f"<NoDataValue>{value}", 1)
+    (tmp_path / "s.vrt").write_text(text)
+    assert describe(tmp_path / "s.vrt")["nodata"] == [0, 255, 7]
+
+
+def test_a_scene_with_a_crs_and_no_transform_has_pixels_for_a_unit(tmp_path, rng, caplog):
+    path = tmp_path / "s.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rasterio says so, too
+        with rasterio.open(
+            path, "w", driver="GTiff", height=300, width=400, count=3, dtype="uint8", crs=UTM
+        ) as dataset:
+            dataset.write(noise(rng, (3, 300, 400)))
+        plan = plan_scene(str(path), load_model())
+        assert "s.tif has no transform: pixels are the unit, and all of" in caplog.text
+        assert plan.grid == plan.native
+        assert plan.native.gsd == (1, 1)
+        assert open_scene(path).rio.crs == UTM
+
+
+def test_bands_that_a_file_calls_otherwise_are_named(make_scene, rng, caplog):
+    path = make_scene(noise(rng, (4, 300, 400)))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [ColorInterp[name] for name in ("blue", "green", "red", "alpha")]
+        dataset.write(np.full((300, 400), 255, "uint8"), 4)
+    plan_scene(str(path), load_model(), bands=(3, 2, 1))
+    plan_scene(str(path), load_model(), bands=(2, 2, 2))
+    assert not caplog.records
+    plan_scene(str(path), load_model())
+    said = "calls band 1 blue, band 3 red, and bands 1, 2, 3 are read as red, green and blue: give"
+    assert f"{said} bands 3,2,1" in caplog.text
+    plan_scene(str(path), load_model(), bands=(4, 2, 1))
+    assert "calls band 4 alpha, and bands 4, 2, 1 are read" in caplog.text
+
+
+def test_a_transform_of_no_numbers_is_named(tmp_path):
+    (tmp_path / "s.vrt").write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><GeoTransform>nan, 1, 0, 0, 0, -1'
+        "</GeoTransform>" + '<VRTRasterBand dataType="Byte"/>' * 3 + "</VRTDataset>"
+    )
+    with pytest.raises(ValueError, match=r"s\.vrt has pixels without a size \(.*nan.*gdal_edit"):
+        open_scene(tmp_path / "s.vrt")

@@ -2,7 +2,6 @@
 
 import numbers
 import operator
-from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
 
 
@@ -41,10 +40,10 @@ def shown(value: object) -> str:
 
 
 def path_of(path: object) -> str:
-    """A path or URL as text; a ValueError for what is none, such as an array."""
-    if isinstance(path, str | Path):
-        return str(path)
-    raise ValueError(f"{shown(path)} is opened as a file: give a path or a URL")
+    """A path or URL as text; a ValueError for an array."""
+    if hasattr(path, "shape"):  # of paths there are many kinds
+        raise ValueError(f"{shown(path)} is opened as a file: give a path or a URL")
+    return str(path)
 
 
 def settle(card: object, **values: Any) -> None:

@@ -12,7 +12,6 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from cloudmask.chunks import Block
-from cloudmask.constants import NODATA
 from cloudmask.grid import check_array, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, fill_lost, nodata_of
 from cloudmask.mask import (
@@ -213,7 +212,7 @@ def _enlarge_block(
         if callable(valid)
         else valid
     )
-    return _enlarged(block, is_valid, at, is_known=valid is not all_valid, **how)
+    return _enlarged(block, is_valid, at, **how)
 
 
 @timed("enlarge")
@@ -225,7 +224,6 @@ def _enlarged(
     factors: tuple[float, float],
     nearest: bool,
     threshold: float | None,
-    is_known: bool,
 ) -> Block:
     out = np.empty(valid.shape, dtype_of(block, threshold))
     # In coarse pixels of the block.
@@ -245,8 +243,6 @@ def _enlarged(
                 )
     if not valid.all():
         out[~valid] = nodata_of(out.dtype)
-    if is_known and block.dtype != np.uint8:
-        lost = valid & (out == NODATA if out.dtype == np.uint8 else np.isnan(out))
-        if lost.any():
-            fill_lost(out, lost, block, down, along, threshold)
+        if block.dtype != np.uint8:
+            fill_lost(out, valid, block, down, along, threshold)
     return out

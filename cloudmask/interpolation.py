@@ -54,13 +54,23 @@ def enlarge_patch(
 
 
 def fill_lost(
-    out: Block, lost: Block, block: Block, at_y: Block, at_x: Block, threshold: float | None
+    out: Block, valid: Block, block: Block, at_y: Block, at_x: Block, threshold: float | None
 ) -> None:
-    """Give valid pixels in coarse ones that are nodata the mean of what is known around these.
+    """Give valid pixels in a coarse one that is nodata the mean of what is known around that.
 
     A coarse pixel that was taken from the nearest one, as many overviews are, may be nodata where
-    most of it is valid.
+    most of it is valid. Where all of it is, who made the array made it nodata: it stays so.
     """
+    lost = valid & (out == NODATA if out.dtype == np.uint8 else np.isnan(out))
+    if not lost.any():
+        return
+    cell_y, cell_x = _cells(at_y, at_x, block)
+    rows, columns = np.nonzero(~valid)
+    is_partly = np.zeros(block.shape, bool)
+    is_partly[cell_y[rows], cell_x[columns]] = True
+    rows, columns = np.nonzero(lost)
+    kept = is_partly[cell_y[rows], cell_x[columns]]
+    rows, columns = rows[kept], columns[kept]
     known = np.pad(~np.isnan(block), 1)
     values = np.pad(np.where(np.isnan(block), 0, block), 1)
     height, width = block.shape
@@ -69,8 +79,7 @@ def fill_lost(
         for of in (values, known.astype("float32"))
     )
     mean = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
-    rows, columns = np.nonzero(lost)
-    found = _nearest(mean, at_y, at_x)[rows, columns]
+    found = mean[cell_y[rows], cell_x[columns]]
     if threshold is not None:
         kinds = np.where(found >= threshold, np.uint8(CLOUD), np.uint8(CLEAR))
         found = np.where(np.isnan(found), np.uint8(NODATA), kinds)
@@ -84,11 +93,17 @@ def _between(at: Block, size: int) -> slice:
 
 def _nearest(block: Block, at_y: Block, at_x: Block) -> Block:
     """Values of `block` at pixel positions."""
-    cell_y, cell_x = (
+    cell_y, cell_x = _cells(at_y, at_x, block)
+    return block.take(cell_x, axis=1).take(cell_y, axis=0)
+
+
+def _cells(at_y: Block, at_x: Block, block: Block) -> tuple[Block, Block]:
+    """Rows and columns of `block` that pixel positions lie in."""
+    rows, columns = (
         np.clip(np.floor(at + 1e-9).astype(int), 0, size - 1)
         for at, size in zip((at_y, at_x), block.shape, strict=True)
     )
-    return block.take(cell_x, axis=1).take(cell_y, axis=0)
+    return rows, columns
 
 
 def _bilinear(block: Block, at_y: Block, at_x: Block) -> Block:

@@ -11,7 +11,7 @@ from dask.threaded import get as threads
 from cloudmask.enlarging import enlarge
 from cloudmask.errors import first_line
 from cloudmask.mask import check_threshold, threshold
-from cloudmask.paths import is_remote, is_zarr, unsigned
+from cloudmask.paths import is_remote, is_same, is_zarr, unsigned
 from cloudmask.plan import Plan
 from cloudmask.planes import open_label, open_valid
 from cloudmask.prediction import predict
@@ -99,7 +99,7 @@ class Job:
             outputs.append(self.quicklook)
             if self.quicklook.suffix.lower() != ".png":
                 raise ValueError(f"{self.quicklook} is no picture name: let it end in .png")
-            if self.quicklook.resolve() == self.out.resolve():
+            if is_same(str(self.quicklook), str(self.out)):
                 raise ValueError(f"{self.out} is named twice: give the quicklook another name")
         for output in outputs:
             if _is_same(output, self.scene):

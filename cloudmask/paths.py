@@ -1,6 +1,7 @@
 """Paths and URLs, told apart, and what is read from small files."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -81,7 +82,8 @@ def unsigned_in(line: str) -> str:
 
 def resolved(path: str) -> str:
     """The one name of what a local path names; a URL as it is."""
-    return str(Path(path).resolve()) if is_local(path) else path
+    # Not Path.resolve, which raises what is no OSError of a link that leads back to itself.
+    return os.path.realpath(path) if is_local(path) else path
 
 
 def is_same(one: str, other: str) -> bool:

@@ -29,10 +29,13 @@ def whole_rows(coarse: Grid, fine: Grid) -> Chunks:
 
 
 def fine_edges(coarse: Grid, fine: Grid, pieces: Chunks) -> Chunks:
-    """Fine pixel where each coarse chunk begins, and the end: integers, so no pixel is lost."""
+    """Fine pixel where each coarse chunk begins, and the end: integers, so no pixel is lost.
+
+    The first is the one whose centre is the first within the chunk: no coarse pixel is divided.
+    """
     sizes = ((coarse.height, fine.height), (coarse.width, fine.width))
     rows, columns = (
-        tuple(edge * large // small for edge in chunks.edges(lengths))
+        tuple(-((small - 2 * edge * large) // (2 * small)) for edge in chunks.edges(lengths))
         for lengths, (small, large) in zip(pieces, sizes, strict=True)
     )
     return rows, columns
@@ -63,15 +66,12 @@ class Piece:
 def pieces_of(
     source: tuple[int, ...], lengths: tuple[int, ...], edges: tuple[int, ...]
 ) -> Iterator[Piece]:
-    """Pieces of `lengths` coarse pixels, each with two pixels of halo, where the axis goes on.
-
-    The first fine pixels of a piece may lie in the last coarse one of the piece before.
-    """
+    """Pieces of `lengths` coarse pixels, each with a pixel of halo, where the axis goes on."""
     begins = chunks.edges(source)
     for first, length, (start, stop) in zip(
         chunks.edges(lengths)[:-1], lengths, pairwise(edges), strict=True
     ):
-        top, bottom = max(first - 2, 0), min(first + length + 2, begins[-1])
+        top, bottom = max(first - 1, 0), min(first + length + 1, begins[-1])
         found = {
             number: slice(max(top, begin) - begin, min(bottom, end) - begin)
             for number, (begin, end) in enumerate(pairwise(begins))

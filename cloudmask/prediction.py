@@ -154,8 +154,9 @@ def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
 def _check(scene: Any) -> None:
     if isinstance(scene, xr.Dataset):
         raise ValueError(
-            "this is a Dataset: join its bands with dataset[[RED, GREEN, BLUE]].to_array('band'), "
-            "and give that their nodata again (rio.write_nodata)"
+            f"this is a Dataset of {', '.join(map(str, scene.data_vars)) or 'nothing'}: give one "
+            "of its arrays, or join bands, dataset[[RED, GREEN, BLUE]].to_array('band'), and give "
+            "that their nodata again (rio.write_nodata)"
         )
     check_array(scene)
     missing = {"band", "y", "x"} - set(scene.dims)

@@ -500,7 +500,7 @@ REFUSED = {
         "is the scene itself",
     ),
     "out is what the scene is made of": (
-        ("segment", "vrt://scene.tif?bands=3,2,1", "scene.tif", "--overwrite"),
+        ("segment", "vrt://scene.tif?bands=1,2,3", "scene.tif", "--overwrite"),
         "is the scene itself",
     ),
     "out holds the scene": (

@@ -645,7 +645,7 @@ def test_models_of_others_may_give_other_types_and_no_other_shapes(scene, tmp_pa
 
 
 def test_a_dataset_is_told_how_to_become_an_array(scene):
-    with pytest.raises(ValueError, match=r"\.to_array\('band'\), and give that their nodata again"):
+    with pytest.raises(ValueError, match=r"\.to_array\('band'\), and give that"):
         predict(scene.to_dataset("band"), MODEL)
 
 

@@ -115,7 +115,9 @@ class RasterReader:
             return {
                 "bands": dataset.count,
                 "block": list(self.block),
-                "nodata": (values[0] if len(set(values)) == 1 else values) if is_told else mask,
+                "nodata": (values[0] if len(set(map(str, values))) == 1 else values)
+                if is_told
+                else mask,
                 "overviews": dataset.overviews(self.bands[0]),
                 "scales": [dataset.scales[band - 1] for band in self.bands],
                 "offsets": [dataset.offsets[band - 1] for band in self.bands],

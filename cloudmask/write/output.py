@@ -80,7 +80,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 def check_folder_of(path: Path) -> None:
     """Refuse a path whose folder is not there or cannot be written in, and devices and pipes."""
-    folder = path.parent
+    folder = destination(path).parent
     if not folder.exists():
         raise FileNotFoundError(f"the folder {folder} does not exist: make it first")
     if not folder.is_dir():

@@ -72,7 +72,8 @@ def write_zarr(
         The store to make, in an existing folder; or a URL, such as ``s3://bucket/mask.zarr``.
     multiscale : bool
         Add overviews, each half as large as the last, down to 512 px: groups ``2``, ``4``, …, of
-        the most frequent value of a mask, the mean of a probability.
+        the most frequent value of a mask, the mean of a probability. `xarray.open_zarr` opens each
+        by its ``group``; `xarray.open_datatree` none, since their coordinates are not the store's.
     overwrite : bool
         Replace an existing store, once the new one is complete.
     resume : bool

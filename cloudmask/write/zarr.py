@@ -5,13 +5,11 @@ import json
 import math
 import warnings
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import rasterio
 import xarray as xr
 from dask.array.core import slices_from_chunks
 
@@ -22,6 +20,7 @@ from cloudmask.grid import Grid, check_array, grid_of, without_places
 from cloudmask.mask import check_values, mask_or_probability
 from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
+from cloudmask.write.geozarr import multiscales, place_attributes
 from cloudmask.write.output import PROVENANCE, check_ending, without_nan
 from cloudmask.write.overviews import halved
 from cloudmask.write.partial import Partial, check_same, check_store, is_store, partial_store
@@ -29,28 +28,6 @@ from cloudmask.write.stream import Window, stream
 
 _OF_VALUES = ("dtype", "units", "calendar", "_FillValue", "scale_factor", "add_offset")
 """What of a coordinate's encoding says what its values mean, and not how a store has them."""
-
-_SPATIAL = {
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
-    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
-    "name": "spatial:",
-    "description": "Spatial coordinate information",
-}
-_PROJ = {
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
-    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
-    "name": "proj:",
-    "description": "Coordinate reference system information for geospatial data",
-}
-_MULTISCALES = {
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v1/README.md",
-    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
-    "name": "multiscales",
-    "description": "Multiscale layout of zarr datasets",
-}
 
 
 def write_zarr(
@@ -120,7 +97,7 @@ def write_zarr(
         check_same(path, path, made_from)
         return
     with partial_store(path, made_from, resume=resume) as partial:
-        root = {"made_from": made_from} | (_multiscales(name, levels) if levels else {})
+        root = {"made_from": made_from} | (multiscales(name, levels) if levels else {})
         _write_level(array, partial, str(path), root, check_workers=True)
         for level in levels:
             fine = xr.open_zarr(
@@ -198,7 +175,7 @@ def _write_metadata(array: xr.DataArray, partial: Partial, attributes: dict[str,
     """All of a level but its pixels."""
     name = str(array.name)
     nodata = np.uint8(NODATA) if name == "mask" else np.float32(np.nan)
-    placed = _geozarr_attributes(grid_of(array))
+    placed = place_attributes(grid_of(array))
     conventions = placed["zarr_conventions"] + attributes.get("zarr_conventions", [])
     dataset = array.to_dataset(promote_attrs=False)
     dataset.attrs = placed | attributes | {"zarr_conventions": conventions}
@@ -227,20 +204,6 @@ def _levels(grid: Grid) -> list[str]:
     """Names of the groups of overviews: how much coarser they are."""
     count = max(0, math.ceil(math.log2(max(grid.height, grid.width) / BLOCK)))
     return [str(2**level) for level in range(1, count + 1)]
-
-
-def _multiscales(name: str, levels: list[str]) -> dict[str, Any]:
-    """Attributes by which readers find overviews (https://github.com/zarr-conventions/multiscales)."""
-    assets = [name, *(f"{level}/{name}" for level in levels)]
-    layout: list[dict[str, Any]] = [{"asset": name}]
-    for finer, asset in pairwise(assets):
-        transform = {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}
-        layout.append({"asset": asset, "derived_from": finer, "transform": transform})
-    method = "mode" if name == "mask" else "average"
-    return {
-        "multiscales": {"layout": layout, "resampling_method": method},
-        "zarr_conventions": [_MULTISCALES],
-    }
 
 
 def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
@@ -277,25 +240,3 @@ def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:
         for lengths, size in zip(data.chunks, data.shape, strict=True)
     )
     return array.copy(data=data.rechunk(wanted))
-
-
-def _geozarr_attributes(grid: Grid) -> dict[str, Any]:
-    """Attributes by which GeoZarr readers place the arrays of a group.
-
-    Conventions ``proj:`` and ``spatial:``, https://github.com/zarr-conventions.
-    """
-    bounds = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
-    (west, east), (south, north) = sorted(bounds[::2]), sorted(bounds[1::2])
-    attributes: dict[str, Any] = {
-        "spatial:dimensions": ["y", "x"],
-        "spatial:shape": [grid.height, grid.width],
-        "spatial:transform": list(grid.transform)[:6],
-        "spatial:bbox": [west, south, east, north],
-        "spatial:registration": "pixel",
-        "zarr_conventions": [_SPATIAL],
-    }
-    if grid.crs is not None:
-        attributes["zarr_conventions"].append(_PROJ)
-        code = grid.crs.to_authority()
-        attributes |= {"proj:code": ":".join(code)} if code else {"proj:wkt2": grid.crs.to_wkt()}
-    return attributes

@@ -45,7 +45,7 @@ clean:
 # Debian splits venv from python3; as root we can add it, others are told.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-	|| { echo "$(PYTHON) is not 3.11 to 3.13: make … PYTHON=python3.12, for instance"; exit 1; }
+	|| { echo "$(PYTHON) is not 3.11 to 3.13, or does not run: make … PYTHON=python3.12, for instance"; exit 1; }
 	$(PYTHON) -m venv $(VENV) 2>/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv \
 	     && $(PYTHON) -m venv --clear $(VENV); } \

@@ -76,7 +76,7 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
         named: Iterable[str] = [argument]
         if argument.lower().endswith(".txt"):
             named = _read_list(argument)
-        elif is_remote(argument) and "*" in argument:
+        elif is_remote(argument) and "*" in urlsplit(argument).path:
             raise ValueError(f"{argument} is a pattern of URLs: list what it stands for in a .txt")
         elif _is_pattern(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # absolute patterns too
@@ -132,7 +132,7 @@ def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
             taken[i] += 1
     if same:
         one, other, *_ = (s for s, name in zip(scenes, names, strict=True) if name == min(same))
-        raise ValueError(f"{one} and {other} would become the same file: rename one")
+        raise ValueError(f"{one} and {other} would become the same file: run them apart")
     return [folder / f"{name}.tif" for name in names]
 
 

@@ -41,7 +41,7 @@ def shown(value: object) -> str:
 
 def path_of(path: object) -> str:
     """A path or URL as text; a ValueError for an array."""
-    if hasattr(path, "shape"):  # of paths there are many kinds
+    if hasattr(path, "shape") and not isinstance(path, str):  # of paths there are many kinds
         raise ValueError(f"{shown(path)} is opened as a file: give a path or a URL")
     return str(path)
 

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster, Security, WorkerPlugin
 from distributed.comm import connect as open_comm
 
 from cloudmask.checks import whole
+from cloudmask.errors import first_line
 from cloudmask.weightfile import add_weights, file_sha256, ships_with_package
 from cloudmask.write.client import only_on
 
@@ -123,7 +124,13 @@ def send_weights(client: Client, path: str | Path) -> None:
 @contextmanager
 def _client(scheduler: str | None, workers: int | None, gpus: str | None) -> Iterator[Client]:
     if scheduler is None:
-        started = _local_cluster(workers) if workers else _gpu_cluster(gpus)
+        try:
+            started = _local_cluster(workers) if workers else _gpu_cluster(gpus)
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"a worker process does not start ({first_line(error)}): is there a file here that "
+                "is named as one of Python's modules, such as types.py?"
+            ) from error
         with started as cluster, Client(cluster) as client:
             client.register_plugin(_Uninterrupted())
             yield client

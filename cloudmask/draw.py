@@ -43,19 +43,31 @@ class Sampling:
             size=whole("patch", self.size, 1),
             batch_size=whole("batch size", self.batch_size, 1),
             seed=whole("seed", self.seed, 0),
-            augment=tuple(self.augment),
-            mix=tuple((name, real("mix", times)) for name, times in dict(self.mix).items()),
+            augment=_names(self.augment),
+            mix=tuple((name, real("mix", times)) for name, times in _pairs(self.mix)),
         )
         if self.seed > HIGHEST_SEED:
             raise ValueError(f"seed is {self.seed}: give at most {HIGHEST_SEED}")
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
         if unknown:
-            raise ValueError(
-                f"augment {', '.join(unknown)} is unknown: choose {', '.join(AUGMENTATIONS)}"
-            )
+            named = ", ".join(map(str, unknown))
+            raise ValueError(f"augment {named} is unknown: choose {', '.join(AUGMENTATIONS)}")
         for name, weight in self.mix:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"mix draws {name} {weight} times: give a number of at least 0")
+
+
+def _names(given: object) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"augment is {given!r}: give a tuple of names")
+    return tuple(given)
+
+
+def _pairs(given: object) -> Iterable[tuple[str, float]]:
+    try:
+        return dict(given).items()  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError(f"mix is {given!r}: give a dict such as {{'mine': 2}}") from None
 
 
 def by_set(chunks: Iterable[tuple[str, bool, bool, C]]) -> dict[str, tuple[list[C], list[C]]]:
@@ -81,8 +93,8 @@ def check_mix(sets: Collection[str], sampling: Sampling) -> None:
     unknown = dict(sampling.mix).keys() - set(sets)
     if unknown:
         raise ValueError(
-            f"mix names sets without training images: {', '.join(sorted(unknown))}; "
-            f"there are {', '.join(sets)}"
+            f"mix names sets without training images: {', '.join(sorted(unknown))}; those of the "
+            f"manifest's column set are {', '.join(map(repr, sets))}"
         )
     if not any(dict(sampling.mix).get(name, 1) for name in sets):
         raise ValueError("mix draws every set 0 times: give one of them more")

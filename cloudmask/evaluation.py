@@ -172,7 +172,7 @@ def evaluate_mask(
         )
     if not counted.cloud.any():
         _warn_of_unscored_cloud([label], reading)
-    about = {"mask": unsigned(mask), "label": unsigned(label)} | _given(reading)
+    about = {"mask": unsigned(str(mask)), "label": unsigned(str(label))} | _given(reading)
     return replace(evaluation, about=about)
 
 

@@ -29,8 +29,6 @@ _SAY_EVERY = 60.0
 _EXAMPLES = 6
 """Validation patches drawn in TensorBoard."""
 
-"""Weights of the lowest validation loss, in the run's checkpoint folder."""
-
 
 @dataclass(frozen=True)
 class Phase:

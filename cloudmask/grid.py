@@ -79,7 +79,9 @@ class Grid:
     @property
     def is_placed(self) -> bool:
         """Whether its pixels lie somewhere on the ground: files may have a CRS and no transform."""
-        return self.crs is not None and not self.transform.is_identity
+        t = self.transform
+        counts_pixels = (t.b, t.c, t.d, t.f) == (0, 0, 0, 0) and t.a > 0 and t.e > 0
+        return self.crs is not None and not counts_pixels
 
     def same_bounds(self, other: "Grid", *, within: float = 0.01) -> bool:
         """Whether both grids span the same ground, to such a part of the finer pixel."""
@@ -144,7 +146,8 @@ def grid_of(array: xr.DataArray) -> Grid:
     }
     if array.sizes["y"] == array.sizes["x"] == 1 and {"y", "x"} <= array.coords.keys():
         stored = Affine.from_gdal(*map(float, text.split())) if text else transform
-        transform = _by_coordinates(array, stored, {})
+        if transform @ (0.5, 0.5) != (float(array["x"][0]), float(array["y"][0])):
+            transform = _by_coordinates(array, stored, {})
     known = {"y": transform.e, "x": transform.a}
     if any(
         abs(step - known[dim]) * (array.sizes[dim] - 1) > abs(known[dim]) * _ROUNDED

@@ -43,7 +43,7 @@ def _find_start(recipe: Recipe) -> Path | None:
                 f"{recipe.architecture}: choose {base.architecture}"
             )
         return Path(base.path)
-    return encoder_file(recipe.encoder_weights) if recipe.encoder_weights else None
+    return encoder_file(str(recipe.encoder_weights)) if recipe.encoder_weights else None
 
 
 def initial_network(recipe: Recipe, *, is_begun: bool = False) -> "keras.Model":

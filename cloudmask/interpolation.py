@@ -61,6 +61,8 @@ def fill_lost(
     A coarse pixel that was taken from the nearest one, as many overviews are, may be nodata where
     most of it is valid. Where all of it is, who made the array made it nodata: it stays so.
     """
+    if np.isnan(block).all():
+        return
     lost = valid & (out == NODATA if out.dtype == np.uint8 else np.isnan(out))
     if not lost.any():
         return

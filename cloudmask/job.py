@@ -192,7 +192,7 @@ def check_choices(
     if suffix not in _WRITERS:
         if not str(out).strip("."):
             raise ValueError("the output has no name: let it end in .tif, .zarr or .png")
-        if out.is_dir():
+        if not is_remote(out) and out.is_dir():
             raise ValueError(f"{out} is a folder: name a file in it, or give it as --out-dir")
         raise ValueError(f"{out} ends in {suffix!r}: let it end in .tif, .zarr or .png")
     if probability and grid == "scene":

@@ -223,7 +223,8 @@ def _check_pair(example: Example, scene: xr.DataArray, label: xr.DataArray) -> N
     if scene.shape[1:] != label.shape:
         raise ValueError(
             f"{example.label} is {label.shape[0]} × {label.shape[1]} pixels, "
-            f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid"
+            f"{example.image} {scene.shape[1]} × {scene.shape[2]}: bring them to one grid, or name "
+            "the same part of both"
         )
     if grid_of(scene).lies_elsewhere(grid_of(label)):
         raise ValueError(

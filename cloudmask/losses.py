@@ -1,6 +1,5 @@
 """Training losses: named terms and their sums, over the pixels that are to be scored."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +68,10 @@ def _term(part: str) -> Callable[[Any, Any, Any], Any]:
     )
 
 
+_HIGHEST = 1e6
+"""Beta of the F-measure: its square is reckoned with in float32."""
+
+
 def _beta(part: str) -> float:
     if part in ("f1", "dice"):
         return 1.0
@@ -78,8 +81,8 @@ def _beta(part: str) -> float:
         beta = float(part.removeprefix("fbeta:"))
     except ValueError:
         beta = 0.0
-    if not 0 < beta < math.inf:
-        raise ValueError(f"loss {part!r}: give fbeta a number above 0, such as fbeta:1.5")
+    if not 0 < beta <= _HIGHEST:
+        raise ValueError(f"loss {part!r}: give fbeta above 0 up to {_HIGHEST:g}, such as fbeta:1.5")
     return beta
 
 

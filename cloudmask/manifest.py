@@ -19,7 +19,7 @@ _COLUMNS = ("image", "label", "split")
 _PART = "vrt://"
 _SIDECARS = (
     ".xml", ".ovr", ".msk", ".aux", ".hdr", ".prj", ".wld", ".tfw", ".tifw", ".pgw", ".pgwx",
-    ".jgw", ".jgwx", ".txt", ".md", ".csv", ".json", ".db", ".ini", ".imd", ".rpb", ".til",
+    ".jgw", ".jgwx", ".txt", ".md", ".csv", ".json", ".db", ".ini", ".imd", ".rpb",
     ".geojson", ".gpkg", ".kml", ".shp", ".shx", ".dbf", ".cpg", ".qix", ".qgz", ".qml",
 )  # fmt: skip
 """Of files that lie beside an image: GDAL reads them, a GIS, or nobody."""
@@ -36,7 +36,7 @@ class Example:
     split: str
     """"train", "val" or "test"."""
     scene: str
-    """What it was cut from: neighbours are not independent of each other. Default: the image."""
+    """What it was cut from: neighbours depend on each other. Default: the image, or its whole."""
     set: str
     """Data set that it belongs to, for balanced sampling and for tables of scores."""
     gsd: float | None = None
@@ -74,7 +74,7 @@ def read_examples(path: str | Path) -> list[Example]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
     examples = _match_folders(path) if path.is_dir() else _read_csv(path)
-    files = [file for example in examples for file in (example.image, example.label)]
+    files = [_file_of(file) for example in examples for file in (example.image, example.label)]
     missing = [file for file in dict.fromkeys(files) if is_local(file) and not Path(file).exists()]
     if missing:
         raise FileNotFoundError(
@@ -162,17 +162,23 @@ def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
         image=_located(row["image"], folder),
         label=_located(row["label"], folder),
         split=split,
-        scene=row.get("scene") or row["image"],
+        scene=row.get("scene") or _file_of(row["image"]),
         set=row.get("set") or "all",
         gsd=_number(row.get("gsd") or row.get("gsd_m"), "gsd", where),
         scale=_number(row.get("scale"), "scale", where),
     )
 
 
+def _file_of(name: str) -> str:
+    """What a part is of; all else as it is."""
+    return name.removeprefix(_PART).partition("?")[0] if name.startswith(_PART) else name
+
+
 def _located(name: str, folder: Path) -> str:
     name = without_scheme(name).replace("\0", "�")  # which is in no name of a file
     if name.startswith(_PART):  # GDAL's name for a part of a file
-        return _PART + _located(name.removeprefix(_PART), folder)
+        file, mark, part = name.removeprefix(_PART).partition("?")
+        return _PART + resolved(_located(file, folder)) + mark + part
     return str(folder / name) if is_local(name) else name
 
 

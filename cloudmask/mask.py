@@ -134,7 +134,7 @@ def _as_classes(block: Block) -> Block:
 def check_values(block: Block) -> None:
     """Refuse a chunk that is of no mask (uint8) and of no probability, with a ValueError."""
     if block.dtype == np.uint8:
-        wrong = (block > CLOUD) & (block != NODATA)
+        wrong = block + np.uint8(1) > CLOUD + 1  # 255 and 1 are 0
         kind = "a mask is 0 clear, 1 cloud, 255 nodata"
     else:
         wrong = (block < -_ROUNDED) | (block > 1 + _ROUNDED)  # not where it is NaN

@@ -5,17 +5,20 @@ import os
 import re
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-_SIGNING = ("x-amz-", "x-goog-")
-"""How parameters of URLs begin that Amazon or Google signed."""
+_SIGNING = ("x-amz-", "x-goog-", "x-oss-", "q-")
+"""How parameters of URLs begin that Amazon, Google, Alibaba or Tencent signed."""
+_SECRET = ("token", "access_token", "api_key", "apikey", "subscription-key")
+"""Parameters by which other servers know who asks."""
 _BESIDE = {
     # https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
     "sig": "sv ss srt st se sp sr si sip spr ses sdd saoid suoid scid skoid sktid skt ske sks skv",
     # CloudFront's, and Amazon's and Google's before
-    "signature": "expires policy key-pair-id awsaccesskeyid googleaccessid",
+    "signature": "expires policy key-pair-id awsaccesskeyid googleaccessid ossaccesskeyid",
 }
 """By the name of a signature, parameters that come with it."""
+_VSICURL = "/vsicurl?"
 
 
 def is_zarr(path: str | Path) -> bool:
@@ -50,8 +53,12 @@ def locate(path: str | Path) -> Path:
 
 def unsigned(path: str) -> str:
     """A URL without its user and signature: these name no file, and change from day to day."""
+    if path.startswith(_VSICURL):  # https://gdal.org/user/virtual_file_systems: headers, passwords
+        return f"{_VSICURL}url={quote(unsigned(*parse_qs(path[len(_VSICURL) :])['url']))}"
     if not is_remote(path):
         return path
+    if prefix := re.match(r"(vrt://|/vsi\w+/)+", path):
+        return prefix[0] + unsigned(path.removeprefix(prefix[0]))
     url = urlsplit(path)
     items = url.query.split("&")
     names = [item.partition("=")[0].lower() for item in items]
@@ -60,7 +67,7 @@ def unsigned(path: str) -> str:
     kept = [
         item
         for item, name in zip(items, names, strict=True)
-        if name not in signing and not name.startswith(_SIGNING)
+        if name not in signing and name not in _SECRET and not name.startswith(_SIGNING)
     ]
     user, at, _ = url.netloc.rpartition("@")
     if kept == items and not at:
@@ -77,7 +84,7 @@ def unsigned_in(line: str) -> str:
         except ValueError:  # it is no URL
             return found[0]
 
-    return re.sub(r"\w+://\S*[^\s'\":;,.)]", without, line)
+    return re.sub(r"(\w+://|/vsicurl\?)\S*[^\s'\":;,.)]", without, line)
 
 
 def resolved(path: str) -> str:

@@ -140,11 +140,15 @@ def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
     """Where the scene lies, if that is told in its attributes, which stay behind."""
-    if (crs := scene.coords.get("crs")) is not None and crs.dtype == object and not crs.dims:
-        probability = probability.drop_vars("crs").rio.write_crs(crs.item())  # satpy's
-    if not {"crs", "transform"} & scene.attrs.keys():
+    crs = scene.coords.get("crs")
+    is_satpys = crs is not None and crs.dtype == object and not crs.dims
+    if not (is_satpys or {"crs", "transform"} & scene.attrs.keys()):
         return probability
     try:
+        if crs is not None and is_satpys:
+            scene, probability = (
+                array.drop_vars("crs").rio.write_crs(crs.item()) for array in (scene, probability)
+            )
         grid = grid_of(scene)
     except (RuntimeError, TypeError, ValueError):  # pyproj's, and others: they mean something else
         return probability

@@ -32,7 +32,7 @@ class Recipe:
     """Epochs without a better validation loss after which a run stops."""
     weights: str | Path | None = None
     """Model to go on from: a name, a run or a file. Its batch normalisation stays as it is."""
-    encoder_weights: str | None = None
+    encoder_weights: str | Path | None = None
     """imagenet, hed or a file: what VGG16's convolutions start from."""
     precision: str | None = None
     """Of the network; None: what the machine is fastest at."""
@@ -42,10 +42,11 @@ class Recipe:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        if self.weights is not None:
-            if not isinstance(self.weights, str | Path):
-                raise ValueError(f"weights is {self.weights!r}: give a model's name or its path")
-            settle(self, weights=str(self.weights))  # JSON knows no paths
+        for name in ("weights", "encoder_weights"):
+            if (start := getattr(self, name)) is not None:
+                if not isinstance(start, str | Path):
+                    raise ValueError(f"{name} is {start!r}: give a name or a path")
+                settle(self, **{name: str(start)})  # JSON knows no paths
         make_loss(self.loss)
         settle(self, learning_rate=real("learning rate", self.learning_rate))
         if not 0 < self.learning_rate < math.inf:
@@ -62,7 +63,7 @@ class Recipe:
         for name, kind in (("sampling", Sampling), ("reading", Reading)):
             if not isinstance(part := getattr(self, name), kind):
                 raise ValueError(f"{name} is {part!r}: give a {kind.__name__}")
-        if self.architecture not in ARCHITECTURES:
+        if self.architecture not in tuple(ARCHITECTURES):
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: choose {known}")
         if self.weights and self.encoder_weights:

@@ -138,7 +138,7 @@ def load_model(
         entry = read_json(
             Path(name) / CARD, *needed, cure="give the weight file, or train it again"
         )
-        path, name = Path(name) / entry["file"], Path(name).resolve().name
+        path, name = _checked(entry, Path(name)), Path(name).resolve().name
     else:
         path = Path(name)
         if not name.endswith(_LEGACY):
@@ -173,6 +173,20 @@ def load_model(
         gsd_range=tuple(card["gsd_range"]) if card["gsd_range"] else None,
         precision=precision,
     )
+
+
+def _checked(card: dict[str, Any], run: Path) -> Path:
+    """The weight file of a run; an error where its card was changed, or the file is gone."""
+    scale = card["gsd_range"] or []
+    if (
+        not all(isinstance(card[name], str) for name in ("file", "sha256", "architecture"))
+        or not (isinstance(scale, list) and len(scale) in (0, 2))
+        or any(not isinstance(gsd, float | int) or gsd <= 0 for gsd in (card["gsd"] or 1, *scale))
+    ):
+        raise ValueError(f"{run / CARD} is damaged: give the weight file, or train it again")
+    if not (run / card["file"]).is_file():
+        raise FileNotFoundError(f"{run / card['file']}, the weights of {run}, does not exist")
+    return run / str(card["file"])
 
 
 def list_models() -> dict[str, dict[str, Any]]:

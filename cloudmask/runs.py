@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -146,8 +146,9 @@ def _tidy(folder: Path) -> None:
     """
     shutil.rmtree(_replaced(folder), ignore_errors=True)
     for file in folder.glob("checkpoint/*"):
-        if file.name != BEST:
-            file.unlink()
+        if file.name != BEST and file.is_file():
+            with suppress(OSError):  # it takes room, and does no harm
+                file.unlink()
 
 
 def _replaced(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudmask import network as networks
+from cloudmask.checks import shown
 from cloudmask.constants import CLOUD
 from cloudmask.dataset import (
     BATCHES_HELD,
@@ -88,6 +89,11 @@ def train(
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}: give a Recipe")
+    for what, value in (("manifest", manifest), ("name", name), ("runs", runs)):
+        if not isinstance(value, str | Path):
+            raise ValueError(f"{what} is {shown(value)}: give a name or a path")
+    if batches is not None and not callable(batches):
+        raise ValueError(f"batches is {shown(batches)}: give what makes them of a round's number")
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
     folder = check_run(Path(runs), name, config, resume=resume, overwrite=overwrite)
@@ -212,7 +218,10 @@ def _fit(
     def from_epoch(first: int) -> Any:
         first_round = first * steps // ROUND
         if batches is not None:
-            return batches(first_round)
+            given = batches(first_round)
+            if (count := int(given.cardinality())) >= 0:
+                raise ValueError(f"batches ends after {count}: let it go on for ever (repeat)")
+            return given
         return training_batches(chunks, recipe.reading, recipe.sampling, first_round=first_round)
 
     fixed = (

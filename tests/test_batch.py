@@ -274,6 +274,8 @@ def test_a_pipe_among_scenes_is_refused_as_alone(scenes, tmp_path):
 def test_a_pattern_of_urls_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"s3://b/in/\*\.tif is a pattern of URLs: list what it"):
         find_scenes(["s3://b/in/*.tif"])
+    signed = "http://h/a.tif?hdnts=exp=1~acl=/*~hmac=ab"
+    assert find_scenes([signed]) == [signed]
 
 
 def test_a_table_that_is_no_summary_is_left_alone(make_scene, rng, tmp_path):
@@ -301,6 +303,14 @@ def test_a_url_is_named_without_what_signs_it():
         ("https://h.org/a?id=2&se=3&expires=4", "https://h.org/a?id=2&se=3&expires=4"),
         ("s3://bucket/a b#c?.tif", "s3://bucket/a b#c?.tif"),
         ("a?sig=b.tif", "a?sig=b.tif"),
+        ("/vsicurl/http://me:pw@h/s.tif", "/vsicurl/http://h/s.tif"),
+        ("vrt:///vsicurl/http://me:pw@h/s.tif?bands=1,2", "vrt:///vsicurl/http://h/s.tif?bands=1,2"),
+        (
+            "/vsicurl?header.Authorization=Bearer%20S&url=http%3A%2F%2Fh%2Fs.tif%3Fsig%3DS",
+            "/vsicurl?url=http%3A//h/s.tif",
+        ),
+        ("http://h/s.tif?token=S&versionId=3", "http://h/s.tif?versionId=3"),
+        ("vrt://s.tif?srcwin=0,0,9,9", "vrt://s.tif?srcwin=0,0,9,9"),
     ],
 )  # fmt: skip
 def test_what_signs_a_url_is_told_from_what_names_a_file(signed, plain):

@@ -529,6 +529,10 @@ REFUSED = {
         (*SCENE_OUT, "--quicklook", "loop.png"),
         "loop.png is a link that leads back to itself: remove it",
     ),
+    "a bucket's folder": (
+        ("segment", "scene.tif", "s3://nobucket/folder"),
+        "s3://nobucket/folder ends in '': let it end in .tif, .zarr or .png",
+    ),
     "a zip": (("segment", "scene.zip", "out.tif"), "name a file in it, /vsizip/"),
     "no folder": (("segment", "scene.tif", "none/out.tif"), "folder none does not exist"),
     "unknown model": ((*SCENE_OUT, "--model", "resnet"), "no model is called 'resnet': choose"),

@@ -123,11 +123,16 @@ def test_names_that_are_no_utf_8_are_matched_too(tmp_path):
         select_split([found], "train")
 
 
-def test_parts_of_a_file_lie_beside_the_manifest(files):
+def test_parts_of_a_file_lie_beside_the_manifest(files, monkeypatch):
     text = 'image,label,split\n"vrt://a.png?srcwin=0,0,9,9","vrt://al.png?srcwin=0,0,9,9",val\n'
     (part,) = read_examples(manifest(files, text))
+    assert part.scene == "a.png"
     assert part.image == f"vrt://{files}/a.png?srcwin=0,0,9,9"
     assert part.label == f"vrt://{files}/al.png?srcwin=0,0,9,9"
+    monkeypatch.chdir(files)
+    assert read_examples("m.csv") == [part]
+    with pytest.raises(FileNotFoundError, match=r"1 files .* do not exist: .*/none\.png"):
+        read_examples(manifest(files, text.replace("//a.png", "//none.png")))
 
 
 def test_scenes_of_one_name_in_two_sets_are_two(files, caplog):

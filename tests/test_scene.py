@@ -20,6 +20,7 @@ from affine import Affine
 from conftest import FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
@@ -31,6 +32,7 @@ from cloudmask.plan import plan_scene
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
 from cloudmask.scene import describe, model_grid
+from cloudmask.write.geozarr import place_attributes
 
 UTM = CRS.from_epsg(32633)
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -1226,3 +1228,64 @@ def test_a_transform_of_no_numbers_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match=r"s\.vrt has pixels without a size \(.*nan.*gdal_edit"):
         open_scene(tmp_path / "s.vrt")
+
+
+def test_a_scene_without_a_transform_has_none_when_it_is_read_coarser():
+    grid = Grid(900, 1000, Affine.identity(), CRS.from_epsg(4326))
+    assert not grid.is_placed
+    assert not grid.coarser(2, 2).is_placed
+    assert grid.coarser(2, 2).gsd == (1, 1)
+    assert Grid(9, 10, Affine(2, 0, 0, 0, -2, 0), UTM).is_placed
+
+
+def test_a_single_pixel_without_a_place_stays_without(tmp_path, rng):
+    Image.fromarray(noise(rng, (1, 1, 3))).save(tmp_path / "one.png")
+    assert grid_of(open_scene(tmp_path / "one.png")).transform.is_identity
+    assert open_scene(np.array([str(tmp_path / "one.png")])[0]).shape == (3, 1, 1)
+
+
+def cube(rng, **coords):
+    return xr.DataArray(noise(rng, (3, 64, 80), "uint16"), dims=("band", "y", "x"), coords=coords)
+
+
+def test_a_damaged_chunk_of_a_store_is_one_line_that_names_it(tmp_path, rng):
+    path = tmp_path / "s.zarr"
+    cube(rng).chunk(32).to_dataset(name="scene").to_zarr(path, zarr_format=3, consolidated=False)
+    (path / "scene/c/0/1/1").write_bytes(b"garbage")
+    with pytest.raises(
+        OSError, match=r"s\.zarr cannot be read at rows .*, a chunk is damaged"
+    ) as said:
+        open_scene(path, scale=255).compute()
+    assert "\n" not in str(said.value)
+
+
+def test_nodata_of_a_packed_store_is_what_is_stored(tmp_path, rng):
+    """Sentinel-2's numbers since its processing baseline 04.00: 0 is nodata, -0.1 unpacked."""
+    stored = cube(rng)
+    stored[:, :20] = 0
+    packed = stored.assign_attrs(scale_factor=1e-4, add_offset=-0.1).to_dataset(name="scene")
+    packed.to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+    pixels = open_scene(tmp_path / "s.zarr", scale=1, nodata=0)
+    np.testing.assert_array_equal(np.isnan(pixels), stored == 0)
+    with pytest.raises(ValueError, match=r"nodata is 0\.5, which no pixel of uint16 is"):
+        open_scene(tmp_path / "s.zarr", scale=1, nodata=0.5)
+
+
+def test_a_store_is_placed_by_what_geozarr_tells(tmp_path, rng):
+    grid = Grid(64, 80, Affine(10, 0, 4e5, 0, -10, 13e5), UTM)
+    told = cube(rng).to_dataset(name="scene").assign_attrs(place_attributes(grid))
+    told.to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+    assert grid_of(open_scene(tmp_path / "s.zarr", scale=255)) == grid
+
+
+def test_stores_that_cannot_be_named_so_are_told_how(tmp_path, rng):
+    planes = cube(rng).to_dataset(name="scene").scene.assign_coords(band=list("abc"))
+    planes.to_dataset("band").to_zarr(tmp_path / "planes.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(ValueError, match=r"none, but a, b, c with two\): a scene is one array"):
+        open_scene(tmp_path / "planes.zarr")
+    with pytest.raises(
+        ValueError, match=r"^http://h/s\.zarr has a query, but a Zarr store is many"
+    ):
+        open_scene("http://h/s.zarr?sv=2023&sig=SECRET")
+    with pytest.raises(ValueError, match=r"is a name of GDAL's: name a store s3://"):
+        open_scene("/vsis3/bucket/s.zarr")

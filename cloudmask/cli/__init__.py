@@ -59,13 +59,15 @@ def main() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Streams that whoever started this had closed; and names of files that are no UTF-8."""
+    """Streams that whoever started this had closed; and what their encoding has no bytes for."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="surrogateescape")
+        # In other encodings there may be no × or –: what is told is no reason to fail.
+        is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "replace")
 
 
 def _fail(stderr: int, line: str, code: int) -> NoReturn:

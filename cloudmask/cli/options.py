@@ -71,7 +71,7 @@ class Mix(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         try:
-            pairs = (part.split("=") for part in str(value).split(","))
+            pairs = (part.rsplit("=", 1) for part in str(value).split(","))
             return tuple((name, float(weight)) for name, weight in pairs)
         except ValueError:
             self.fail(f"{value!r} is not a list such as mine=2,theirs=0.5", param, ctx)

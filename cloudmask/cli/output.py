@@ -32,6 +32,7 @@ def log_to_stderr(*, quiet: bool) -> None:
     )
     handler = logging.StreamHandler()
     handler.setFormatter(_Unsigned("cloudmask: %(message)s"))
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)  # of fonts, and of its own folder
     logger = logging.getLogger("cloudmask")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -94,7 +94,7 @@ def cloudx_net() -> keras.Model:
         float32 probabilities.
     """
     make = _Namer()
-    inputs = layers.Input((None, None, 3))
+    inputs = layers.Input((None, None, 3), name="input_layer")
     x = layers.Rescaling(1 / 255, dtype="float32")(inputs)
     x = make(layers.Conv2D, 16, 3, padding="same", activation="relu")(x)
 

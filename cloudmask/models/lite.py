@@ -96,5 +96,5 @@ def lite() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3))
+    inputs = layers.Input((None, None, 3), name="input_layer")
     return keras.Model(inputs, probability(rescaled(inputs)), name="lite")

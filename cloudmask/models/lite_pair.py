@@ -22,7 +22,7 @@ def lite_pair() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3))
+    inputs = layers.Input((None, None, 3), name="input_layer")
     x = rescaled(inputs)
     pair = [probability(x, of="half_"), probability(x, stem=1, side=SIDE, of="whole_")]
     outputs = layers.Average(dtype="float32", name="mean")(pair)

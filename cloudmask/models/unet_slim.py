@@ -17,7 +17,7 @@ def unet_slim() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3))
+    inputs = layers.Input((None, None, 3), name="input_layer")
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
     skips = []
     for number, (filters, convolutions) in enumerate(

@@ -28,7 +28,7 @@ def unet_vgg16() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3))
+    inputs = layers.Input((None, None, 3), name="input_layer")
     bgr = ops.flip(inputs, axis=-1)
     # One weightless layer, in float32 under any precision: 8 bits of bfloat16 would round the mean.
     x = layers.Normalization(mean=CAFFE_MEAN_BGR, variance=(1.0, 1.0, 1.0), dtype="float32")(bgr)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloudmask.checks import real
-from cloudmask.paths import is_local, is_zarr, without_scheme
+from cloudmask.paths import is_local, is_remote, is_zarr, unsigned, without_scheme
 from cloudmask.readers.header import open_raster
 from cloudmask.readers.protocol import Reader, band_numbers, listed
 from cloudmask.readers.zarr import open_zarr
@@ -41,6 +41,11 @@ def open_reader(path: str, bands: Sequence[int], nodata: float | None) -> Reader
         if not (Path(path).is_file() or Path(path).is_dir()):
             raise ValueError(f"{path} is a pipe or a device: name a file, a store or a URL")
         path = str(Path(path).absolute())
+    if is_remote(path) and is_zarr(path.partition("?")[0]) and "?" in path:
+        raise ValueError(
+            f"{unsigned(path)} has a query, but a Zarr store is many files: leave it out, and give "
+            "credentials as fsspec takes them, or read a copy"
+        )
     reader: Reader = (open_zarr if is_zarr(path) else open_raster)(path, bands, nodata)
     transform = reader.grid.transform
     if transform.is_degenerate or not all(map(math.isfinite, transform[:6])):

@@ -39,7 +39,7 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
     except rasterio.errors.RasterioIOError as error:
         reason = first_line(error).removeprefix(f"'{path}' ").removesuffix(".")
         if path.lower().endswith(".zip"):
-            reason += f": name a file in it, /vsizip/{path}/FILE"
+            reason += f": name a file in it, /vsizip/{_parse_path(path).as_vsi()}/FILE"
         raise OSError(f"{path} cannot be opened: {reason}") from error
     with dataset:
         if len(bands) > 1 and ColorInterp.palette in dataset.colorinterp:

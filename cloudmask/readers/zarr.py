@@ -1,18 +1,22 @@
 """Read a Zarr store through xarray, and average as GDAL does."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rioxarray.exceptions import MissingSpatialDimensionError
 
 from cloudmask import resample
 from cloudmask.chunks import Block
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, grid_of
+from cloudmask.paths import unsigned_in
 from cloudmask.readers.protocol import (
     DTYPES,
     HANDLES,
@@ -73,7 +77,17 @@ class ZarrReader:
         """Values, NaN where a band is nodata."""
         array = _zarr_array(self.path, self.version + self.opened, self.variable)
         with timed("read"):
-            values = array[[band - 1 for band in self.bands], rows, columns].values
+            try:
+                values = array[[band - 1 for band in self.bands], rows, columns].values
+            except Exception as error:  # stores of other machines and codecs have their own
+                height, width = self.grid.height, self.grid.width
+                (top, bottom, _), (left, right, _) = rows.indices(height), columns.indices(width)
+                raise OSError(
+                    unsigned_in(
+                        f"{self.path} cannot be read at rows {top}–{bottom}, columns {left}–"
+                        f"{right}, a chunk is damaged or not given: {first_line(error)}"
+                    )
+                ) from None  # some cannot be sent from a worker, and tell of passwords
         if not self.can_be_nodata:
             return values.astype(self.dtype, copy=False)
         values = values.astype("float32", copy=False)
@@ -106,15 +120,21 @@ def _open(path: str) -> xr.Dataset:
 
 def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrReader:
     """Open a Zarr store by its metadata; errors as for `open_reader`."""
+    if path.startswith("/vsi"):
+        raise ValueError(f"{path} is a name of GDAL's: name a store s3://… or https://…")
     try:
         dataset = _open(path)
     except Exception as error:  # stores of other machines have exceptions of their own
-        raise OSError(f"{path} cannot be opened as Zarr: {first_line(error)}") from error
+        raise OSError(
+            unsigned_in(f"{path} cannot be opened as Zarr: {first_line(error)}")
+        ) from error
     cubes = sorted(str(name) for name, variable in dataset.items() if variable.ndim == 3)
     if len(cubes) != 1:
+        planes = sorted(str(name) for name, variable in dataset.items() if variable.ndim == 2)
+        named = cubes or [f"none, but {', '.join(planes[:5])} with two" if planes else "none"]
         raise ValueError(
             f"{path} holds {len(cubes)} arrays with three dimensions "
-            f"({', '.join(cubes) or 'none'}): a scene is one array (band, y, x), write one date of "
+            f"({', '.join(named)}): a scene is one array (band, y, x), write one date of "
             "a series, and one array of several (xarray's to_array)"
         )
     version = version_of(path)
@@ -140,6 +160,8 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         )
     y, x = array.dims[-2:]
     grid = grid_of(array.rename({y: "y", x: "x"}))
+    if grid.crs is None and not {y, x} & array.coords.keys():
+        grid = _told_grid(dataset.attrs, grid)
     # Numbers that are packed are seen unpacked; those that became float for NaN's sake are not, nor
     # those that rioxarray says to be packed by nothing.
     packing = array.encoding.get("scale_factor", 1), array.encoding.get("add_offset", 0)
@@ -149,12 +171,24 @@ def open_zarr(path: str, bands: tuple[int, ...], nodata: float | None) -> ZarrRe
         stored = np.dtype(f"u{stored.itemsize}")  # as netCDF has them
     if stored.name not in DTYPES and stored.kind != "f":
         raise ValueError(f"{path} holds {stored}: convert it to one of {', '.join(DTYPES)}")
-    check_nodata(nodata, stored)
+    check_nodata(nodata, np.dtype(array.encoding["dtype"]) if is_packed else stored)
+    if nodata is not None and is_packed:  # it is a stored value, as for GDAL; others are decoded
+        nodata = float(np.asarray(nodata, array.dtype) * packing[0] + packing[1])
     is_filled = bool({"_FillValue", "missing_value"} & array.encoding.keys())
     declared = None if is_filled else _declared(array)
     values = tuple(float(value) for value in (nodata, declared) if value is not None)
     can_be_nodata = stored.kind == "f" or is_filled or bool(values)
     return ZarrReader(path, version, cubes[0], bands, grid, stored, can_be_nodata, values, opened)
+
+
+def _told_grid(attributes: dict[str, Any], grid: Grid) -> Grid:
+    """Where GeoZarr's ``proj:`` and ``spatial:`` put an array, as `write_zarr` writes them."""
+    try:
+        transform = Affine(*attributes["spatial:transform"][:6])
+        crs = CRS.from_user_input(attributes.get("proj:code") or attributes["proj:wkt2"])
+    except (KeyError, TypeError, ValueError, CRSError):  # not told, or otherwise
+        return grid
+    return replace(grid, transform=transform, crs=crs)
 
 
 def _declared(array: xr.DataArray) -> float | None:

@@ -19,7 +19,7 @@ _required: list[str] = []
 """Addresses of schedulers that were asked for."""
 
 
-class Job:
+class InFlight:
     """What is in flight for one output."""
 
     def __init__(self, client: Any, name: str):
@@ -36,15 +36,15 @@ class Job:
             raise InterruptedError(f"{self.name} was not finished: another thread was interrupted")
 
 
-_jobs: list[Job] = []
+_jobs: list[InFlight] = []
 _stopped: list[Any] = []
 """Clients."""
 
 
 @contextmanager
-def in_flight(client: Any, name: str) -> Iterator[Job]:
+def in_flight(client: Any, name: str) -> Iterator[InFlight]:
     """A job that `stop` knows of while it goes on."""
-    job = Job(client, name)
+    job = InFlight(client, name)
     _jobs.append(job)
     try:
         yield job
@@ -58,9 +58,9 @@ def stop(client: Any) -> None:
     A thread that waits for chunks of a client that is closed meanwhile may wait for ever.
     """
     _stopped.append(client)
-    waited_for = [future for job in tuple(_jobs) if job.client is client for future in job.windows]
-    if client.status == "running":
-        client.cancel(waited_for)
+    for job in tuple(_jobs):
+        if job.client is client and client.status == "running":
+            client.cancel(list(job.windows))  # at once: the job's thread goes on with it
 
 
 @contextmanager

@@ -82,7 +82,8 @@ def check_folder_of(path: Path) -> None:
     """Refuse a path whose folder is not there or cannot be written in, and devices and pipes."""
     folder = destination(path).parent
     if not folder.exists():
-        raise FileNotFoundError(f"the folder {folder} does not exist: make it first")
+        cure = "name it s3://…, as fsspec does" if str(path).startswith("/vsi") else "make it first"
+        raise FileNotFoundError(f"the folder {folder} does not exist: {cure}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -169,6 +169,10 @@ def is_store(path: Path) -> bool:
     return (path / "zarr.json").exists()
 
 
+_NAMES = {"overviews": "choice of overviews (multiscale)", "chunks": "size of chunks"}
+"""What some keys of what a store was made from are called."""
+
+
 def check_same(store: Path, named: Path, made_from: dict[str, Any]) -> None:
     """Refuse to go on with a store that was made from something else."""
     try:
@@ -177,10 +181,13 @@ def check_same(store: Path, named: Path, made_from: dict[str, Any]) -> None:
         raise ValueError(
             f"{named} was not made by cloudmask: choose another name, or remove it"
         ) from error
-    for key in dict.fromkeys([*made_from, *found]):
+    first = ("scene_source", "scene_version", "model", "model_sha256")
+    others = [key for key in dict.fromkeys([*made_from, *found]) if key not in first]
+    for key in (*first, *others):  # what a model or a scene brings with it comes behind them
         if found.get(key) != made_from.get(key):
             raise ValueError(
-                f"{named} was made from another {key.replace('_', ' ')} ({found.get(key)}, now "
+                f"{named} was made from another {_NAMES.get(key, key.replace('_', ' '))} "
+                f"({found.get(key)}, now "
                 f"{made_from.get(key)}): leave out resume and pass overwrite, or choose another "
                 "name"
             )

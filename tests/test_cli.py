@@ -746,6 +746,17 @@ def test_an_interrupt_is_heard_while_a_server_hangs(folder, tmp_path, server):
     assert said.strip() == "cloudmask: interrupted: only what --resume goes on with was kept"
 
 
+def test_results_are_told_in_an_encoding_without_their_signs(folder, tmp_path):
+    for command in (
+        ("info", "scene.tif"),
+        ("models",),
+        ("segment", "scene.tif", tmp_path / "m.tif"),
+    ):
+        done = run(*command, cwd=folder, PYTHONIOENCODING="ascii")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
 def test_a_picture_that_fails_says_that_the_mask_is_there(tmp_path):
     """A limit that the mask keeps, and the picture does not."""
     write_sample(tmp_path / "noise.tif", size=(512, 512))

@@ -935,3 +935,65 @@ def test_a_slim_network_says_what_the_one_says_that_it_was_fitted_to(tmp_path, a
     unseen = scene[:, :, 384:]
     difference = predict(unseen, slim) - predict(unseen, load_model("unet-f1"))
     assert abs(difference).mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"gsd_range": 5}, "is damaged: give the weight file, or train it again"),
+        ({"gsd_range": [30]}, "is damaged"),
+        ({"gsd": "30"}, "is damaged"),
+        ({"sha256": None}, "is damaged"),
+        ({"file": 3}, "is damaged"),
+        ({"file": "../x.h5"}, r"x\.h5, the weights of .*, does not exist"),
+    ],
+)
+def test_a_card_that_was_changed_is_named(tiny_run, tmp_path, change, told):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    card = json.loads((tmp_path / "run" / CARD).read_text())
+    (tmp_path / "run" / CARD).write_text(json.dumps(card | change))
+    with pytest.raises((ValueError, FileNotFoundError), match=told) as said:
+        load_model(tmp_path / "run")
+    assert "\n" not in str(said.value)
+
+
+def test_wrong_arguments_are_one_line_before_any_training(tiles, tmp_path):
+    def ends(_):
+        import tensorflow as tf
+
+        return tf.data.Dataset.range(3)
+
+    for batches, told in (
+        (3, "batches is 3: give what makes"),
+        (ends, "batches ends after 3: let"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            train(tiles, "run", TINY, runs=tmp_path, batches=batches)
+    with pytest.raises(ValueError, match="manifest is None: give a name or a path"):
+        train(None, "run", TINY, runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for wrong, told in (
+        ({"augment": "turn"}, "augment is 'turn': give a tuple of names"),
+        ({"augment": (1,)}, "augment 1 is unknown"),
+        ({"mix": "a=1"}, "mix is 'a=1': give a dict"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            replace(TINY.sampling, **wrong)
+    for wrong, told in (
+        ({"loss": "fbeta:1e20"}, "give fbeta above 0 up to 1e"),
+        ({"encoder_weights": 3}, "encoder_weights is 3: give a name or a path"),
+        ({"architecture": ["lite"]}, "architecture is .*: choose"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            replace(TINY, **wrong)
+
+
+def test_equal_weights_are_equal_files_whatever_was_built_before(tmp_path):
+    from cloudmask.models import build
+    from cloudmask.weightfile import write_weights
+
+    first, second = build("lite"), build("lite")
+    second.set_weights(first.get_weights())
+    for network, name in ((first, "a.weights.h5"), (second, "b.weights.h5")):
+        write_weights(network, tmp_path / name, half=True)
+    assert (tmp_path / "a.weights.h5").read_bytes() == (tmp_path / "b.weights.h5").read_bytes()

@@ -309,6 +309,7 @@ def test_a_url_is_named_without_what_signs_it():
             "/vsicurl?header.Authorization=Bearer%20S&url=http%3A%2F%2Fh%2Fs.tif%3Fsig%3DS",
             "/vsicurl?url=http%3A//h/s.tif",
         ),
+        ("/vsicurl?list_dir=no", "/vsicurl?url="),
         ("http://h/s.tif?token=S&versionId=3", "http://h/s.tif?versionId=3"),
         ("vrt://s.tif?srcwin=0,0,9,9", "vrt://s.tif?srcwin=0,0,9,9"),
     ],

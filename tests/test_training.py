@@ -492,7 +492,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiles, tmp_path, monkeypatch):
         ({"epochs": 1.5}, "epochs is 1.5: give a whole number"),
         ({"learning_rate": "1e-3"}, "learning rate is '1e-3': give a number"),
         ({"reading": {}}, "reading is {}: give a Reading"),
-        ({"weights": object}, "weights is .*: give a model's name or its path"),
+        ({"weights": object}, "weights is .*: give a name or a path"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, match):

@@ -54,8 +54,8 @@ def locate(path: str | Path) -> Path:
 def unsigned(path: str) -> str:
     """A URL without its user and signature: these name no file, and change from day to day."""
     if path.startswith(_VSICURL):  # https://gdal.org/user/virtual_file_systems: headers, passwords
-        (url,) = parse_qs(path.removeprefix(_VSICURL)).get("url", [""])[:1]
-        return f"{_VSICURL}url={quote(unsigned(url))}"
+        (named,) = parse_qs(path.removeprefix(_VSICURL)).get("url", [""])[:1]
+        return f"{_VSICURL}url={quote(unsigned(named))}"
     if not is_remote(path):
         return path
     if prefix := re.match(r"(vrt://|/vsi\w+/)+", path):

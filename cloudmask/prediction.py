@@ -139,15 +139,16 @@ def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
 
 
 def _placed_as(scene: xr.DataArray, probability: xr.DataArray) -> xr.DataArray:
-    """Where the scene lies, if that is told in its attributes, which stay behind."""
-    crs = scene.coords.get("crs")
-    is_satpys = crs is not None and crs.dtype == object and not crs.dims
-    if not (is_satpys or {"crs", "transform"} & scene.attrs.keys()):
+    """Where the scene lies, if its attributes tell, which stay behind, or a CRS as satpy has it."""
+    told = scene.coords.get("crs")
+    if told is not None and (told.dtype != object or told.dims):  # satpy's is a scalar object
+        told = None
+    if told is None and not {"crs", "transform"} & scene.attrs.keys():
         return probability
     try:
-        if crs is not None and is_satpys:
+        if told is not None:
             scene, probability = (
-                array.drop_vars("crs").rio.write_crs(crs.item()) for array in (scene, probability)
+                array.drop_vars("crs").rio.write_crs(told.item()) for array in (scene, probability)
             )
         grid = grid_of(scene)
     except (RuntimeError, TypeError, ValueError):  # pyproj's, and others: they mean something else

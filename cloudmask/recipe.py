@@ -63,7 +63,7 @@ class Recipe:
         for name, kind in (("sampling", Sampling), ("reading", Reading)):
             if not isinstance(part := getattr(self, name), kind):
                 raise ValueError(f"{name} is {part!r}: give a {kind.__name__}")
-        if self.architecture not in tuple(ARCHITECTURES):
+        if self.architecture not in list(ARCHITECTURES):  # which compares what has no hash, too
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: choose {known}")
         if self.weights and self.encoder_weights:

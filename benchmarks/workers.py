@@ -65,7 +65,7 @@ def workers(threads: int, processes: int) -> Iterator[None]:
 def simulate(
     folder: str, chunks: int, sleep: float, threads: int = 0, processes: int = 0
 ) -> dict[str, Any]:
-    """Chunks of a second, from scene to COG, on workers that are there."""
+    """Chunks a second, from scene to COG, on workers that are there."""
     from cloudmask import open_scene, write_cog
     from cloudmask import segment as lazily
 
@@ -142,7 +142,7 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker=marker, label=kind)
         most = max(most, *(count for count, _ in points))
     axes.plot([1, most], [1 / SLEEP, most / SLEEP], "k:", label=f"{SLEEP:g} s a chunk, no more")
-    axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="chunks a second")
+    axes.set(yscale="log", xlabel="workers", ylabel="chunks a second")
     axes.set_xscale("log", base=2)
     axes.legend()
     figure.savefig(path, dpi=120)

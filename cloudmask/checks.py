@@ -40,8 +40,9 @@ def shown(value: object) -> str:
 
 
 def path_of(path: object) -> str:
-    """A path or URL as text; a ValueError for an array."""
-    if hasattr(path, "shape") and not isinstance(path, str):  # of paths there are many kinds
+    """A path or URL as text; a ValueError for an array, a Dataset or nothing."""
+    is_data = hasattr(path, "shape") or hasattr(path, "dims")  # of paths there are many kinds
+    if path is None or (is_data and not isinstance(path, str)):
         raise ValueError(f"{shown(path)} is opened as a file: give a path or a URL")
     return str(path)
 

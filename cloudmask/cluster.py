@@ -201,7 +201,7 @@ def _wait_for_workers(client: Client, timeout: float) -> None:
     except TimeoutError as error:
         raise ConnectionError(
             f"no worker came to {client.scheduler.address} within {timeout:g} s: start one with "
-            "`dask worker`, or wait longer with --timeout"
+            "`dask worker`, or give a longer timeout"
         ) from error
 
 

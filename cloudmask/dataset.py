@@ -14,7 +14,7 @@ import numpy as np
 from cloudmask.augment import Source, patches
 from cloudmask.constants import NODATA
 from cloudmask.draw import Draw, Sampling, by_set, real_clouds
-from cloudmask.labelled import Chunk, Reading, read
+from cloudmask.labelled import LabelledChunk, Reading, read
 from cloudmask.pasting import Labels, Pixels
 
 PATCHES_PER_VISIT = 4
@@ -29,13 +29,13 @@ _READERS = 2
 
 
 def training_batches(
-    chunks: Sequence[Chunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
+    chunks: Sequence[LabelledChunk], reading: Reading, sampling: Sampling, *, first_round: int = 0
 ) -> Any:
     """Stream augmented batches without end.
 
     Parameters
     ----------
-    chunks : sequence of Chunk
+    chunks : sequence of LabelledChunk
         Of the training split.
     reading, sampling
         How chunks are read, and patches drawn.
@@ -97,7 +97,7 @@ def training_batches(
 
 
 def validation_patches(
-    chunks: Sequence[Chunk], reading: Reading, sampling: Sampling, *, limit: int
+    chunks: Sequence[LabelledChunk], reading: Reading, sampling: Sampling, *, limit: int
 ) -> tuple[Pixels, Labels]:
     """Cut patches that stay the same, unchanged, from all sets alike.
 
@@ -109,7 +109,7 @@ def validation_patches(
         are ratios of their batch, and of one that is all clear say little of false cloud.
     """
     size = sampling.size
-    places: dict[str, list[tuple[Chunk, int, int]]] = {}
+    places: dict[str, list[tuple[LabelledChunk, int, int]]] = {}
     for chunk in chunks:
         height, width = (stop - start for start, stop in (chunk.rows, chunk.columns))
         places.setdefault(chunk.example.set, []).extend(
@@ -118,7 +118,7 @@ def validation_patches(
     source = lru_cache(maxsize=1)(partial(read, reading=reading))  # of neighbours it is the same
     rng = np.random.default_rng(0)
 
-    def any_scored(part: list[tuple[Chunk, int, int]]) -> tuple[Any, Labels] | None:
+    def any_scored(part: list[tuple[LabelledChunk, int, int]]) -> tuple[Any, Labels] | None:
         drawn = (part[i] for i in rng.permutation(len(part)))
         cuts = (_cut(source(chunk), y, x, size) for chunk, y, x in drawn)
         return next((cut for cut in cuts if (cut[1] != NODATA).any()), None)

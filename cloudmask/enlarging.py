@@ -12,7 +12,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from cloudmask.chunks import Block
-from cloudmask.grid import check_array, grid_of
+from cloudmask.grid import Grid, check_array, grid_of
 from cloudmask.interpolation import constant_of, dtype_of, enlarge_patch, fill_lost, nodata_of
 from cloudmask.mask import (
     check_threshold,
@@ -21,6 +21,7 @@ from cloudmask.mask import (
     mask_or_probability,
     nan_where_declared,
 )
+from cloudmask.origin import as_made, is_as_made
 from cloudmask.pieces import Piece, fine_edges, lengths_of, pieces_of, squares, whole_rows
 from cloudmask.stopwatch import timed
 from cloudmask.windows import WINDOWS, Chunks, Load, all_valid
@@ -74,6 +75,7 @@ def enlarge(
             f"the scene has dimensions {', '.join(map(str, like.dims))}: give one of (band, y, x) "
             "or (y, x), select or rename first"
         )
+    is_known = is_as_made(array) and is_as_made(like)
     like = like.transpose(..., "y", "x")
     array = mask_or_probability(array)
     is_mask = array.dtype == np.uint8
@@ -83,25 +85,7 @@ def enlarge(
             raise ValueError("a mask has been cut already: leave out the threshold")
     check_resampling(resampling)
     coarse, fine = grid_of(array), grid_of(like)
-    if coarse.crs != fine.crs:
-        raise ValueError(
-            f"the CRS of the array is {coarse.crs}, that of the scene {fine.crs}: give one the "
-            "other's with rio.write_crs (xarray reads it with decode_coords='all')"
-        )
-    if not coarse.same_bounds(fine):
-        if coarse.same_bounds(fine.flipped):
-            raise ValueError(
-                "rows of the array and of the scene are in opposite order: turn one round "
-                "(sortby('y', ascending=False))"
-            )
-        raise ValueError(
-            f"the array of {coarse.height} × {coarse.width} px and the scene of "
-            f"{fine.height} × {fine.width} px do not cover the same area: pass the scene that "
-            "the array was made from"
-        )
-    if coarse.is_finer(fine):
-        raise ValueError("the scene is coarser than the array: leave out `like`")
-
+    _check_same_ground(coarse, fine)
     pieces = squares(coarse, fine)
     edges = fine_edges(coarse, fine, pieces)
     lengths = lengths_of(edges)
@@ -131,7 +115,29 @@ def enlarge(
         if not value.dims and key != array.rio.grid_mapping
     }
     enlarged = xr.DataArray(data, kept, ("y", "x"), attrs=attributes, name=name)
-    return fine.attach(enlarged)
+    return fine.attach(as_made(enlarged) if is_known else enlarged)
+
+
+def _check_same_ground(coarse: Grid, fine: Grid) -> None:
+    """Refuse a scene that an array was not made from, with a ValueError."""
+    if coarse.crs != fine.crs:
+        raise ValueError(
+            f"the CRS of the array is {coarse.crs}, that of the scene {fine.crs}: give one the "
+            "other's with rio.write_crs (xarray reads it with decode_coords='all')"
+        )
+    if not coarse.same_bounds(fine):
+        if coarse.same_bounds(fine.flipped):
+            raise ValueError(
+                "rows of the array and of the scene are in opposite order: turn one round "
+                "(sortby('y', ascending=False))"
+            )
+        raise ValueError(
+            f"the array of {coarse.height} × {coarse.width} px and the scene of "
+            f"{fine.height} × {fine.width} px do not cover the same area: pass the scene that "
+            "the array was made from"
+        )
+    if coarse.is_finer(fine):
+        raise ValueError("the scene is coarser than the array: leave out `like`")
 
 
 def check_resampling(resampling: str) -> None:

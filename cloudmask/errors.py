@@ -18,4 +18,5 @@ def as_options(line: str) -> str:
     line = re.sub(rf"\b({names})=(?=\d)", lambda found: f"--{found[1]} ", line)
     line = re.sub(rf"^({names}) and ", r"--\1 and ", line)
     line = re.sub(rf"\b(pass|give|give a|smaller|leave out|and|or) ({names})\b", r"\1 --\2", line)
+    line = re.sub("^resize_factor", "--resize_factor", line)
     return line.replace("--resize_factor", "--resize-factor")

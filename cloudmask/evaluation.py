@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
@@ -22,7 +21,7 @@ from cloudmask.forward import Predictor
 from cloudmask.grid import grid_of, in_order
 from cloudmask.labelled import Reading, classes_of, labelled_chunks, open_pair
 from cloudmask.manifest import Example
-from cloudmask.mask import check_threshold
+from cloudmask.mask import check_threshold, check_values, threshold_of
 from cloudmask.paths import unsigned
 from cloudmask.planes import open_label
 from cloudmask.prediction import check_model, predict
@@ -185,10 +184,8 @@ def _cut(found: xr.DataArray, threshold: float | None) -> float:
     """The threshold in force for a mask, which has been cut already, or a probability."""
     if threshold is not None:
         return check_threshold(threshold)
-    if found.dtype.kind == "f":
-        with suppress(KeyError, ValueError):  # others write what is no number
-            return check_threshold(found.attrs["threshold"])
-    return 0.5
+    own = threshold_of(found.attrs) if found.dtype.kind == "f" else None
+    return 0.5 if own is None else own
 
 
 def _without_declared(found: xr.DataArray) -> xr.DataArray:
@@ -261,7 +258,7 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[T
     step = _step(found.shape)
 
     def count(one: Block, other: Block, y: int, x: int) -> tuple[Tally, Block]:
-        _check_found(one)
+        check_values(one)
         thin = one[-y % step :: step, -x % step :: step]
         return tally(one, other), thin.copy()  # a view would keep the whole chunk
 
@@ -278,16 +275,3 @@ def _tally_pair(values: xr.DataArray, label: xr.DataArray, name: str) -> tuple[T
     )
     total = reduce(add, [part for row in counted for part, _ in row])
     return total, np.block([[thin for _, thin in row] for row in counted])
-
-
-def _check_found(block: Block) -> None:
-    """Refuse values that neither a mask nor a probability has, with a ValueError."""
-    if block.dtype == np.uint8:
-        known = np.isin(block, (CLEAR, CLOUD, NODATA))
-    else:
-        known = np.isnan(block) | ((block >= 0) & (block <= 1))
-    if not known.all():
-        raise ValueError(
-            f"the mask is {block.dtype} and has the value {block[~known][0]}: a mask is uint8 with "
-            "0, 1 and 255, a probability floating, 0 to 1 and NaN"
-        )

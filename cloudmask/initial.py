@@ -40,7 +40,7 @@ def _find_start(recipe: Recipe) -> Path | None:
         if base.architecture != recipe.architecture:
             raise ValueError(
                 f"weights {recipe.weights} are of {base.architecture}, not of "
-                f"{recipe.architecture}: choose {base.architecture}"
+                f"{recipe.architecture}: choose the architecture {base.architecture}"
             )
         return Path(base.path)
     return encoder_file(str(recipe.encoder_weights)) if recipe.encoder_weights else None

@@ -26,7 +26,14 @@ from cloudmask.report import (
     thin_out,
 )
 from cloudmask.scene import check_radiometry, open_scene
-from cloudmask.write import check_output, check_store, write_cog, write_png, write_zarr
+from cloudmask.write import (
+    check_ending,
+    check_output,
+    check_store,
+    write_cog,
+    write_png,
+    write_zarr,
+)
 
 _WRITERS: dict[str, Callable[..., None]] = {
     ".tif": write_cog,
@@ -97,12 +104,11 @@ class Job:
         outputs = [self.out]
         if self.quicklook is not None:
             outputs.append(self.quicklook)
-            if self.quicklook.suffix.lower() != ".png":
-                raise ValueError(f"{self.quicklook} is no picture name: let it end in .png")
+            check_ending(self.quicklook, ".png")
             if is_same(str(self.quicklook), str(self.out)):
                 raise ValueError(f"{self.out} is named twice: give the quicklook another name")
         for output in outputs:
-            if _is_same(output, self.scene):
+            if _would_replace(output, self.scene):
                 raise ValueError(f"{output} is the scene itself: choose another name")
             is_ours = self.resume and (output == self.out or is_quicklook(output))
             check = check_store if is_zarr(output) else check_output
@@ -205,9 +211,10 @@ def check_choices(
         check_threshold(threshold)
 
 
-def _is_same(output: Path, scene: str) -> bool:
+def _would_replace(output: Path, scene: str) -> bool:
+    """Whether writing an output would replace the scene, or a file that it is made of."""
     if is_remote(output):
-        return str(output) == scene
+        return is_same(str(output), scene)
     if not output.exists():
         return False
     return any(output.samefile(file) for file in files_of(scene) if Path(file).exists())

@@ -23,7 +23,7 @@ from cloudmask.readers.protocol import version_of
 from cloudmask.scene import describe, open_scene
 from cloudmask.stretch import check_stretch
 
-CHUNK = 1024
+LONGEST = 1024
 """Height and width of a chunk, read whole for a few patches."""
 
 _UNKNOWN = 254
@@ -60,7 +60,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class LabelledChunk:
     """A window of a labelled image."""
 
     example: Example
@@ -75,7 +75,7 @@ class Chunk:
 
 
 def open_pair(
-    example: Example, reading: Reading, chunk: int = CHUNK
+    example: Example, reading: Reading, chunk: int = LONGEST
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Open an image and its label lazily, in the same chunks.
 
@@ -128,14 +128,14 @@ def _open_pair(
     return scene, label.chunk({"y": rows, "x": columns})
 
 
-def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk]:
+def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[LabelledChunk]:
     """Read every label once, check it against its image's header, and count its classes.
 
     Of an image that may be nodata it is read, too, where that is.
 
     Returns
     -------
-    list of Chunk
+    list of LabelledChunk
         Those with at least one scored pixel.
 
     Raises
@@ -158,11 +158,11 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Chunk
         ]
         for (rows, columns), (clear, cloud) in zip(windows, counts, strict=True):
             if cloud + clear:
-                chunks.append(Chunk(example, rows, columns, clear, cloud))
+                chunks.append(LabelledChunk(example, rows, columns, clear, cloud))
     return chunks
 
 
-def read(chunk: Chunk, reading: Reading) -> Source:
+def read(chunk: LabelledChunk, reading: Reading) -> Source:
     """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
     scene, label = open_pair(chunk.example, reading)
     window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
@@ -205,14 +205,14 @@ def classes_of(label: xr.DataArray, reading: Reading, name: str) -> xr.DataArray
         if (unknown := np.unique(block[classes == _UNKNOWN])).size:
             raise ValueError(
                 f"{name} has the values {', '.join(map(str, unknown))}: a label has 0, 1 and 255; "
-                "say which mean cloud with --cloud VALUES"
+                "say which mean cloud (cloud=(2, 3), --cloud 2,3)"
             )
         return classes
 
     return label.copy(data=da.asarray(label.data).map_blocks(classify, dtype="uint8"))
 
 
-def longest_short_side(chunks: Sequence[Chunk]) -> int:
+def longest_short_side(chunks: Sequence[LabelledChunk]) -> int:
     """Side of the largest square that fits into one of these chunks."""
     return max(
         min(chunk.rows[1] - chunk.rows[0], chunk.columns[1] - chunk.columns[0]) for chunk in chunks

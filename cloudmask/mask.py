@@ -1,6 +1,7 @@
 """What a mask is: a probability, cut; its attributes."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import dask.array as da
@@ -12,9 +13,13 @@ from cloudmask.checks import real, shown
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, NODATA
 from cloudmask.grid import check_array
+from cloudmask.origin import as_made, is_as_made
 
 _ROUNDED = 1e-3
 """By so much sums of weights and interpolation may leave 0 to 1, and no other unit does."""
+
+THRESHOLD_TAG = "CLOUDMASK_THRESHOLD"
+"""The tag in which a file of cloudmask's names the threshold of its model, or of its mask."""
 
 
 def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
@@ -45,6 +50,7 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
             f"the array is {probability.dtype}: a mask has been cut already, pass a probability "
             "(float)"
         )
+    is_known = is_as_made(probability)
     probability = nan_where_declared(probability)
     if isinstance(probability.data, Array):  # one task a chunk, where operators make several
         data = probability.data.map_blocks(_cut, value, dtype="uint8")
@@ -53,7 +59,8 @@ def threshold(probability: xr.DataArray, value: float) -> xr.DataArray:
     mask = probability.copy(data=data)
     mask.encoding = {k: v for k, v in probability.encoding.items() if k == "grid_mapping"}
     mask.attrs = mask_attributes(probability.attrs, value)
-    return mask.rename("mask")
+    mask = mask.rename("mask")
+    return as_made(mask) if is_known else mask
 
 
 def _cut(probability: Block, value: float) -> Block:
@@ -141,6 +148,18 @@ def check_values(block: Block) -> None:
         kind = "a probability is from 0 to 1"
     if wrong.any():
         raise ValueError(f"the array holds {block[wrong].flat[0]:g}: {kind}")
+
+
+def threshold_of(attributes: Mapping[Any, Any]) -> float | None:
+    """The threshold that a mask or a probability names as its own, if it is one.
+
+    rioxarray has tags of a GeoTIFF among the attributes, by their names, and some as text.
+    """
+    told = attributes.get("threshold", attributes.get(THRESHOLD_TAG))
+    try:
+        return check_threshold(float(told))
+    except (TypeError, ValueError):  # none, or others' that is no number
+        return None
 
 
 def check_threshold(value: float) -> float:

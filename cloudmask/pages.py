@@ -21,8 +21,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, overwrite: bool = 
 
     Raises
     ------
-    FileExistsError
-        The folder exists.
+    ValueError, OSError
+        What `check_folder` refuses: without `overwrite` a folder that is there, for instance.
     """
     check_folder(folder, overwrite=overwrite)
     sets = evaluation.sets

@@ -42,9 +42,10 @@ def without_scheme(path: str) -> str:
 
 
 def locate(path: str | Path) -> Path:
-    """A path, or for a URL what has the methods of one."""
+    """A path, also of a file:// URL, or for another URL what has the methods of one."""
     from upath import UPath  # takes a tenth of a second
 
+    path = without_scheme(str(path))
     if not is_remote(path):
         return Path(path)
     # What is there is asked anew: other processes and a cluster's workers write there, too.
@@ -96,14 +97,18 @@ def resolved(path: str) -> str:
 
 def is_same(one: str, other: str) -> bool:
     """Whether two paths or URLs name one file, whatever links lead to it or who signed it."""
-    return unsigned(resolved(one)) == unsigned(resolved(other))
+
+    def named(path: str) -> str:
+        name = unsigned(resolved(without_scheme(path))).rstrip("/")
+        return re.sub(r"^/vsi(s3|gs|az)/", r"\1://", name.removeprefix("/vsicurl/"))
+
+    return named(one) == named(other)
 
 
 def destination(path: str | Path) -> Path:
     """What `locate` gives, but of a link what it stands for: that is replaced, not the link."""
-    path = without_scheme(str(path))
     place = locate(path)
-    if is_remote(path) or not place.is_symlink():
+    if is_remote(place) or not place.is_symlink():
         return place
     try:
         return place.resolve()

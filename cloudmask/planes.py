@@ -1,7 +1,6 @@
 """Open what has one plane, lazily: where a scene is valid, and labels and masks."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +13,8 @@ from cloudmask.checks import path_of
 from cloudmask.chunks import Block
 from cloudmask.constants import BLOCK
 from cloudmask.errors import first_line
+from cloudmask.mask import THRESHOLD_TAG, threshold_of
+from cloudmask.origin import as_made
 from cloudmask.paths import is_remote, is_zarr
 from cloudmask.readers import Reader, open_reader
 from cloudmask.readers.raster import RasterReader
@@ -86,7 +87,7 @@ def open_valid(
         data = da.ones((grid.height, grid.width), dtype=dtype, chunks=square_chunks(grid, chunk))
     array = xr.DataArray(data, dims=("y", "x"), name="valid")
     array.encoding[WINDOWS] = Windows(data.name, load, is_striped)
-    return grid.attach(array)
+    return grid.attach(as_made(array))
 
 
 def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
@@ -138,6 +139,6 @@ def open_label(path: str | Path, *, chunk: int = _CHUNK) -> xr.DataArray:
     array = xr.DataArray(stored[0], dims=("y", "x"), name="label")
     if isinstance(facts["nodata"], float):
         array.attrs["_FillValue"] = facts["nodata"]
-    with suppress(KeyError, ValueError):  # no tag, or somebody else's
-        array.attrs["threshold"] = float(reader.tags()["CLOUDMASK_THRESHOLD"])
+    if (own := threshold_of({"threshold": reader.tags().get(THRESHOLD_TAG)})) is not None:
+        array.attrs["threshold"] = own
     return reader.grid.attach(array)

@@ -13,10 +13,11 @@ from cloudmask.fill import CELL
 from cloudmask.forward import Blocks, Predictor
 from cloudmask.grid import check_array, grid_of
 from cloudmask.mask import in_chunks, nan_where_declared, threshold
+from cloudmask.origin import as_made, is_as_made
 from cloudmask.paths import is_remote, is_same, resolved
 from cloudmask.readers.protocol import version_of
 from cloudmask.scene import default_chunk
-from cloudmask.windows import OPENED, WINDOWS
+from cloudmask.windows import WINDOWS
 
 
 def segment(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None) -> xr.DataArray:
@@ -118,7 +119,7 @@ def predict(scene: xr.DataArray, model: Predictor, *, overlap: int | None = None
     # The name of the coordinate that holds the CRS, where it is not "spatial_ref".
     if (mapping := given.rio.grid_mapping) in probability.coords:
         probability.encoding = {"grid_mapping": mapping}
-    return _placed_as(given, probability)
+    return _placed_as(given, as_made(probability))
 
 
 def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
@@ -132,8 +133,7 @@ def _source_of(scene: xr.DataArray, pixels: str) -> dict[str, Any]:
     source = scene.encoding.get("source")
     if isinstance(source, str) and not is_same(str(noted.get("scene_source")), source):
         noted = {"scene_source": resolved(source), "scene_version": version_of(source)}
-    is_as_opened = pixels == scene.encoding.get(OPENED)
-    if is_as_opened or is_remote(str(noted.get("scene_source"))):
+    if is_as_made(scene) or is_remote(str(noted.get("scene_source"))):
         return noted
     return {**noted, "scene_pixels": pixels}
 

@@ -17,7 +17,7 @@ class Recipe:
     """How a network is trained; all of it is written to config.json."""
 
     architecture: str = "unet_vgg16"
-    """Key of `ARCHITECTURES`."""
+    """Key of `ARCHITECTURES`; with `weights` the one that they are of."""
     loss: str = "f1"
     """As for `losses.make_loss`."""
     epochs: int = 30
@@ -33,7 +33,7 @@ class Recipe:
     weights: str | Path | None = None
     """Model to go on from: a name, a run or a file. Its batch normalisation stays as it is."""
     encoder_weights: str | Path | None = None
-    """imagenet, hed or a file: what VGG16's convolutions start from."""
+    """imagenet, hed or a file: what VGG16's convolutions start from; None or none: random."""
     precision: str | None = None
     """Of the network; None: what the machine is fastest at."""
     validation_patches: int = 256
@@ -47,6 +47,8 @@ class Recipe:
                 if not isinstance(start, str | Path):
                     raise ValueError(f"{name} is {start!r}: give a name or a path")
                 settle(self, **{name: str(start)})  # JSON knows no paths
+        if self.encoder_weights == "none":
+            settle(self, encoder_weights=None)
         make_loss(self.loss)
         settle(self, learning_rate=real("learning rate", self.learning_rate))
         if not 0 < self.learning_rate < math.inf:

@@ -78,7 +78,13 @@ class CloudModel:
         Raises
         ------
         ValueError
-            Of another shape, or y or x no multiple of the stride.
+            Of another shape, or y or x no multiple of the stride; or the weight file has changed.
+        FileNotFoundError
+            The weight file is not on this machine.
+        MemoryError
+            It does not fit.
+        RuntimeError
+            The process was forked from one in which TensorFlow ran.
         """
         from cloudmask.network import forward
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
 from cloudmask.grid import in_order
-from cloudmask.mask import mask_or_probability
+from cloudmask.mask import check_values, mask_or_probability
 from cloudmask.paths import destination
 from cloudmask.stretch import brightened
 from cloudmask.write import check_ending, check_output, replacing
@@ -70,11 +70,8 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
 
 
 def _count(mask: Block) -> list[int]:
-    counts = [int(np.count_nonzero(mask == value)) for value in (CLEAR, CLOUD, NODATA)]
-    if sum(counts) < mask.size:
-        other = mask[~np.isin(mask, (CLEAR, CLOUD, NODATA))].flat[0]
-        raise ValueError(f"the mask holds {other}: a mask is 0 clear, 1 cloud, 255 nodata")
-    return counts
+    check_values(mask)
+    return [int(np.count_nonzero(mask == value)) for value in (CLEAR, CLOUD, NODATA)]
 
 
 def quicklook(scene: xr.DataArray, mask: xr.DataArray, path: str | Path, **kwargs: Any) -> None:

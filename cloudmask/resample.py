@@ -10,6 +10,9 @@ from cloudmask.grid import Grid
 
 _PIXELS = 4096 * 4096
 """Of a source that is averaged, read at a time: what a task reads at once, anyway."""
+_SIDE = 32
+"""Of coarse pixels that are averaged together: most weights of many would be nothing, in the square
+of the side."""
 
 
 def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
@@ -50,22 +53,36 @@ def average_of(
     factor_x: float,
 ) -> Block:
     """Area average of a window of coarse pixels; `read` gives (band, y, x) of the source's own."""
-    source_x, weights_x = average_weights(columns.start, columns.stop, factor_x, source.width)
+    across, source_x = _pieces(columns, factor_x, source.width)
     # Few rows at a time: a chunk's whole source would be factor² as large. All of their columns, or
     # strips would be decoded for each piece of them.
-    step = max(1, int(_PIXELS / weights_x.shape[1] / factor_y))
+    step = max(1, int(_PIXELS / (source_x.stop - source_x.start) / factor_y))
     parts = []
     for start in range(rows.start, rows.stop, step):
-        stop = min(start + step, rows.stop)
-        source_y, weights_y = average_weights(start, stop, factor_y, source.height)
+        down, source_y = _pieces(
+            slice(start, min(start + step, rows.stop)), factor_y, source.height
+        )
         values = read(source_y, source_x).astype("float32", copy=False)
-        parts.append(average(values, weights_y, weights_x))
+        for y, weights_y in down:
+            row = [average(values[:, y, x], weights_y, weights_x) for x, weights_x in across]
+            parts.append(np.concatenate(row, axis=2))
     return np.concatenate(parts, axis=1)
 
 
+def _pieces(coarse: slice, factor: float, size: int) -> tuple[list[tuple[slice, Block]], slice]:
+    """Along one axis: pieces of the source that `coarse` needs, with their weights; all of it."""
+    pieces = [
+        average_weights(start, min(start + _SIDE, coarse.stop), factor, size)
+        for start in range(coarse.start, coarse.stop, _SIDE)
+    ]
+    first, last = pieces[0][0].start, pieces[-1][0].stop
+    within = [(slice(at.start - first, at.stop - first), weights) for at, weights in pieces]
+    return within, slice(first, last)
+
+
 def rounded(mean: Block) -> Block:
-    """Whole numbers, halves upwards, as GDAL rounds the mean of integers; NaN stays."""
-    return np.floor(mean + np.float32(0.5))
+    """Whole numbers, halves away from zero, as GDAL rounds the mean of integers; NaN stays."""
+    return np.trunc(mean + np.copysign(np.float32(0.5), mean))
 
 
 def nan_in_all_bands(values: Block) -> Block:

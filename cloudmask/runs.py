@@ -91,7 +91,7 @@ def _exists(folder: Path) -> str:
 
 def _check_same(folder: Path, config: dict[str, Any]) -> None:
     if not (folder / CONFIG).exists():
-        raise FileNotFoundError(f"{folder} holds no run to resume: leave --resume out")
+        raise FileNotFoundError(f"{folder} holds no run to resume: leave out resume")
     before = read_json(folder / CONFIG, "recipe", "manifest", cure="begin the run again")
     wanted = json.loads(json.dumps(config["recipe"]))
     for key, value in _flat(before["recipe"]).items():

@@ -10,7 +10,7 @@ from rasterio.windows import Window
 from cloudmask.checks import whole
 from cloudmask.chunks import Block
 from cloudmask.constants import HIGHEST_SEED, NODATA
-from cloudmask.write import check_output, replacing, writing
+from cloudmask.write import check_ending, check_output, replacing, writing
 from cloudmask.write.staging import Sum, checksum, verify
 
 GSD = 10.0
@@ -52,9 +52,8 @@ def write_sample(
     ValueError, FileExistsError, FileNotFoundError
     """
     path = Path(path)
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ValueError(f"{path} is no GeoTIFF name: let the sample end in .tif")
-    if not 0 <= seed <= HIGHEST_SEED:
+    check_ending(path, ".tif", ".tiff")
+    if not 0 <= whole("seed", seed) <= HIGHEST_SEED:
         raise ValueError(f"seed is {seed}: give a whole number from 0 to {HIGHEST_SEED}")
     if np.shape(size) != (2,):
         raise ValueError(f"size is {size!r}: give a height and a width")

@@ -15,8 +15,9 @@ from cloudmask.checks import path_of, real, shown
 from cloudmask.chunks import Block
 from cloudmask.constants import CHUNK, FLOAT_CHUNK, LONGEST_CHUNK
 from cloudmask.grid import Grid
+from cloudmask.origin import as_made
 from cloudmask.readers import Reader, open_reader
-from cloudmask.windows import OPENED, WINDOWS, Chunk, Windows, open_lazily
+from cloudmask.windows import WINDOWS, Chunk, Windows, open_lazily
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,6 @@ def open_scene(
     coords = {"band": list(reader.bands)}
     array = xr.DataArray(data, dims=("band", "y", "x"), coords=coords, name="scene")
     array.encoding["source"] = reader.path
-    array.encoding[OPENED] = data.name
     if grid == reader.grid:
         array.encoding[WINDOWS] = Windows(data.name, pixels, is_striped)
     # Whoever reads or compares it later may have another working folder.
@@ -126,7 +126,7 @@ def open_scene(
     array.attrs["scene_bands"] = list(reader.bands)
     if nodata is not None:
         array.attrs["scene_nodata"] = float(nodata)
-    return grid.attach(array)
+    return grid.attach(as_made(array))
 
 
 def default_chunk(dtype: np.dtype[Any], side: int) -> int:

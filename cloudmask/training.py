@@ -25,7 +25,7 @@ from cloudmask.dataset import (
 from cloudmask.draw import check_mix
 from cloudmask.export import export
 from cloudmask.initial import check_start, initial_network
-from cloudmask.labelled import CHUNK, Chunk, labelled_chunks, longest_short_side
+from cloudmask.labelled import LONGEST, LabelledChunk, labelled_chunks, longest_short_side
 from cloudmask.losses import make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
@@ -96,7 +96,7 @@ def train(
         raise ValueError(f"batches is {shown(batches)}: give what makes them of a round's number")
     examples = read_examples(manifest)
     config = _config(manifest, examples, recipe)
-    folder = check_run(Path(runs), name, config, resume=resume, overwrite=overwrite)
+    folder = check_run(Path(runs), str(name), config, resume=resume, overwrite=overwrite)
     if resume and leave_finished(folder):
         logger.info("%s is finished", folder)
         return load_model(folder)
@@ -169,12 +169,13 @@ def _check_memory(recipe: Recipe) -> None:
         )
 
 
-def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> list[Chunk]:
+def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> list[LabelledChunk]:
     chunks = labelled_chunks(select_split(examples, split), recipe.reading)
     if not any(chunk.cloud for chunk in chunks):
         raise ValueError(
             f"no pixel of split {split!r} is cloud: label some, or check the labels (255 is not "
-            "scored, but with --cloud 255) and nodata of the images, which is not scored either"
+            "scored unless cloud=(255,) or --cloud 255 says so) and nodata of the images, which is "
+            "not scored either"
         )
     size, largest = recipe.sampling.size, longest_short_side(chunks)
     if size > largest:
@@ -182,7 +183,7 @@ def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> 
         cure = f"give at most {fits}" if fits else f"{recipe.stride} px are needed"
         raise ValueError(
             f"patch is {size}, every image of split {split!r} is smaller, or is read in chunks of "
-            f"{CHUNK}: {cure}"
+            f"{LONGEST}: {cure}"
         )
     return chunks
 
@@ -190,7 +191,7 @@ def _checked_chunks(examples: Sequence[Example], split: str, recipe: Recipe) -> 
 def _fit(
     network: Any,
     recipe: Recipe,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[LabelledChunk],
     validation: tuple[Any, Any],
     folder: Path,
     batches: Callable[[int], Any] | None,
@@ -254,7 +255,7 @@ def _draw(folder: Path) -> None:
         draw_history(epochs, folder / "history.png")
 
 
-def _steps(recipe: Recipe, chunks: Sequence[Chunk]) -> int:
+def _steps(recipe: Recipe, chunks: Sequence[LabelledChunk]) -> int:
     """Batches of an epoch, in whole rounds, so that a run can be resumed after each epoch."""
     patch = recipe.sampling.size**2 * recipe.sampling.batch_size
     steps = recipe.steps or sum(chunk.clear + chunk.cloud for chunk in chunks) / patch

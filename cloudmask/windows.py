@@ -23,9 +23,6 @@ WINDOWS = "windows"
 """Key in an array's encoding: reads windows other than the array's chunks. Arrays on a coarser grid
 than the file's lack it: what chunks share in their halos would be averaged twice."""
 
-OPENED = "opened_as"
-"""Key in an array's encoding: the name of its dask array, as long as nothing was made of it."""
-
 # Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
 # the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
 # blocks several times, since they do not fit its cache.

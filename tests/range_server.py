@@ -2,8 +2,9 @@
 
 Prints its port, then the bytes of each answer. A process of its own, since rasterio keeps Python's
 lock while it opens a file, so that a server in a thread could not answer. A file with "hangs" in
-its name gives its header, and then nothing; one with "silent" gives not even that; one with
-"refuses" gives its header, and then 403, as where a signature is no longer valid.
+its name gives its header, and then nothing; one with "silent", and the mask of one with "mute",
+gives not even that; one with "refuses" gives its header, and then 403, as where a signature is no
+longer valid.
 """
 
 import http.server
@@ -33,9 +34,10 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
         else:
             self.send_response(200)
-        if "silent" in path.name:
+        is_silent = "silent" in path.name or ("mute" in path.name and path.suffix == ".msk")
+        if is_silent:
             print("0\n", end="", flush=True)
-        if "silent" in path.name or ("hangs" in path.name and first > HEADER):
+        if is_silent or ("hangs" in path.name and first > HEADER):
             time.sleep(60)
         with path.open("rb") as file:
             file.seek(first)

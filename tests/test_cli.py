@@ -499,6 +499,14 @@ REFUSED = {
         ("segment", "file://{folder}/scene.tif", "scene.tif", "--overwrite"),
         "is the scene itself",
     ),
+    "a URL of out is the scene": (
+        ("segment", "scene.tif", "FILE://{folder}/scene.tif", "--overwrite"),
+        "is the scene itself",
+    ),
+    "a URL of the look is out": (
+        ("segment", "scene.tif", "o.png", "--quicklook", "file://{folder}/o.png"),
+        "named twice",
+    ),
     "out is what the scene is made of": (
         ("segment", "vrt://scene.tif?bands=1,2,3", "scene.tif", "--overwrite"),
         "is the scene itself",

@@ -551,7 +551,7 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
         return
     assert not out.exists()
     assert 0 < len(list((tmp_path / ".m.zarr.partial/done").iterdir())) < 256
-    at_once = mask.copy(data=da.zeros_like(mask.data))
+    at_once = mask.copy(data=da.zeros((1024, 1024), dtype="uint8", chunks=64, name=mask.data.name))
     write_zarr(at_once, out, resume=True)
     write_zarr(at_once, tmp_path / "whole.zarr")
     assert files(out) == files(tmp_path / "whole.zarr")

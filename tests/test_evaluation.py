@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import rioxarray
 import xarray as xr
 from affine import Affine
 from conftest import FakeModel
@@ -225,10 +226,10 @@ def test_labels_are_checked_before_the_network_runs(labelled):
 
 @pytest.mark.parametrize(
     ("mask", "value"),
-    [(plane([[0, 1, 3]]), "3"), (plane([[0, 0, 0]]) + np.float32(200), "200.0")],
+    [(plane([[0, 1, 3]]), "3"), (plane([[0, 0, 0]]) + np.float32(200), "200")],
 )
 def test_what_is_neither_mask_nor_probability_is_refused(mask, value):
-    with pytest.raises(ValueError, match=f"has the value {value}: a mask is uint8 with 0, 1"):
+    with pytest.raises(ValueError, match=f"the array holds {value}: a "):
         evaluate(mask, plane([[0, 1, 1]]))
 
 
@@ -364,6 +365,16 @@ def test_a_probability_is_cut_where_it_says(tmp_path):
         found = evaluate_mask(str(tmp_path / name), str(tmp_path / "label.tif"))
         assert found.threshold == 0.55
         assert found.facts()["overall"]["f1"] == 1
+    with rioxarray.open_rasterio(tmp_path / "p.tif") as read:
+        assert evaluate(read.squeeze("band", drop=True), label).f1 == 1
+        write_cog(read.squeeze("band", drop=True), tmp_path / "m.tif", like=label)
+    np.testing.assert_array_equal(open_label(tmp_path / "m.tif"), label)
+
+
+def test_a_mean_of_probabilities_may_be_rounded_to_more_than_1():
+    mean = sum([(plane([[0, 1]]) * np.float32(1)) * np.float32(0.1)] * 10)
+    assert mean.max() > 1
+    assert evaluate(mean, plane([[0, 1]])).f1 == 1
 
 
 @pytest.mark.parametrize("noted", ["0.5 (Otsu)", [0.5], 7])

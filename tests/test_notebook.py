@@ -693,8 +693,9 @@ def test_stores_are_opened_without_a_word(tmp_path):
 def test_what_cannot_be_opened_or_read_is_named_in_one_line(scene):
     with pytest.raises(ValueError, match=r"^<xarray.DataArray .* is opened as a file: give a path"):
         open_scene(scene)
-    with pytest.raises(ValueError, match="is opened as a file"):
-        open_label(scene)
+    for other in (scene, scene.to_dataset(name="scene"), None):
+        with pytest.raises(ValueError, match=r"^.* is opened as a file: give a path or a URL$"):
+            open_label(other)
     with pytest.raises(ValueError, match="grid is 'x': give a Grid"):
         open_scene("scene.tif", grid="x")
     with pytest.raises(ValueError, match=r"declares \[0, 0, 0\] as nodata: give one number"):

@@ -129,7 +129,7 @@ def test_a_quicklook_of_another_shape_is_refused(tmp_path):
 
 
 def test_a_mask_of_other_values_is_not_counted():
-    with pytest.raises(ValueError, match="the mask holds 7: a mask is 0 clear"):
+    with pytest.raises(ValueError, match="the array holds 7: a mask is 0 clear"):
         cloud_cover(plane([[0, 7, 1, 255]]))
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import dask
 import dask.array as da
 import numpy as np
@@ -329,6 +331,32 @@ def test_pixels_of_a_coarser_grid_do_not_depend_on_the_chunks_or_the_format(
     parts = open_scene(path, resize_factor=factor, chunk=chunk, **given)
     # A mean that lies between two numbers becomes the one or the other.
     np.testing.assert_allclose(parts.to_numpy().astype("float32"), whole, atol=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 40_000), (40_000, 4)])
+def test_weights_do_not_grow_with_the_square_of_a_length(height, width):
+    pixels = np.ones((1, height, width), "float32")
+    pixels[0, 0, 0] = np.nan
+    grid = Grid(height, width, Affine.identity(), None)
+    tracemalloc.start()
+    try:
+        mean = resample.average_of(
+            lambda rows, columns: pixels[:, rows, columns],
+            grid, slice(0, height // 2), slice(0, width // 2), 2, 2,
+        )  # fmt: skip
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(mean, np.ones((1, height // 2, width // 2)))
+    assert peak < 40 * pixels.nbytes
+
+
+def test_halves_are_rounded_as_gdal_does(make_scene):
+    pixels = np.repeat(np.array([[[-5, -4, -1, 0, 0, 1, 4, 5]]], "int16"), 2, axis=1)
+    with rasterio.open(make_scene(pixels)) as dataset:
+        by_gdal = dataset.read(out_shape=(1, 1, 4), resampling=Resampling.average)
+    mean = pixels.reshape(1, 2, 4, 2).mean(axis=(1, 3), dtype="float32")
+    np.testing.assert_array_equal(resample.rounded(mean), by_gdal[0])
 
 
 def test_a_large_source_is_averaged_few_rows_at_a_time(rng, monkeypatch):

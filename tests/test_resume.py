@@ -31,6 +31,7 @@ from cloudmask import (
     threshold,
     write_zarr,
 )
+from cloudmask.constants import CLEAR, CLOUD
 from cloudmask.locks import alone
 from cloudmask.sample import write_sample
 
@@ -104,6 +105,22 @@ def test_a_finished_store_is_left_as_it_is(scene, tmp_path):
 
     write_zarr(mask_of(scene, hook=never), tmp_path / "m.zarr", resume=True)
     assert files(tmp_path / "m.zarr") == before
+
+
+def test_what_is_made_of_a_mask_is_not_taken_for_it(scene, tmp_path):
+    write_zarr(mask_of(scene), tmp_path / "m.zarr")
+    for mask in (mask_of(scene).where(lambda mask: mask != CLOUD, CLEAR), mask_of(scene) + 0):
+        changed = mask.astype("uint8").assign_attrs(mask_of(scene).attrs)
+        with pytest.raises(ValueError, match="made from another"):
+            write_zarr(changed, tmp_path / "m.zarr", resume=True)
+
+
+def test_arrays_of_ones_own_are_told_apart(tmp_path):
+    clear = xr.DataArray(np.zeros((64, 64), "uint8"), dims=("y", "x"))
+    write_zarr(clear, tmp_path / "m.zarr")
+    write_zarr(clear.copy(), tmp_path / "m.zarr", resume=True)
+    with pytest.raises(ValueError, match="made from another"):
+        write_zarr(clear + np.uint8(1), tmp_path / "m.zarr", resume=True)
 
 
 @pytest.mark.parametrize(

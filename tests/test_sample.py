@@ -70,11 +70,14 @@ def test_seeds_differ_and_repeat(tmp_path):
 
 
 def test_what_cannot_be_made_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(ValueError, match="let the sample end in"):
+    with pytest.raises(ValueError, match=r"let it end in \.tif or \.tiff"):
         write_sample(tmp_path / "s.jpg", size=(10, 10))
     for size in ((0, 5), (5, 0), (-1, 5)):
         with pytest.raises(ValueError, match="height and a width above 0"):
             write_sample(tmp_path / "s.tif", size=size)
+    for seed in (0.5, "1", None):
+        with pytest.raises(ValueError, match=r"seed is .*: give a whole number"):
+            write_sample(tmp_path / "s.tif", size=(10, 10), seed=seed)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_sample(tmp_path / "none" / "s.tif", size=(10, 10))
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import sys
 import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -235,6 +236,24 @@ def test_a_file_that_hangs_is_given_up_in_the_time_that_is_set(make_scene, serve
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "hangs.tif cannot be read at rows" in done.stderr.splitlines()[-1]
+
+
+def test_a_mask_that_a_server_does_not_give_is_given_up_too(make_scene, server, rng):
+    """GDAL looks for it when it is asked of, and the process stands still until then."""
+    scene = make_scene(noise(rng, (3, 64, 64)), "mute.tif")
+    address = server.url(scene)
+    Path(server.folder, "mute.tif.msk").touch()
+    program = f"""
+from cloudmask import open_scene
+from cloudmask.readers.files import GDAL_OPTIONS
+
+GDAL_OPTIONS |= {{"GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "0"}}
+print(open_scene({address!r}).shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], timeout=50, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "(3, 64, 64)\n", done.stderr
 
 
 def test_a_url_that_does_not_exist(server):

@@ -270,6 +270,14 @@ def test_a_killed_run_resumes_to_the_same_weights(tiles, tmp_path, start):
             k: v for k, v in theirs.items() if k != "seconds"
         }
 
+    # What it began with may be gone, and names its architecture no more.
+    config = tmp_path / "killed" / "run" / "config.json"
+    config.write_text(config.read_text().replace('"weights": null', '"weights": "gone"'))
+    again = command(tiles, tmp_path / "killed", "--resume", "--weights", "gone")
+    again.remove("--architecture")
+    again.remove("lite")
+    assert subprocess.run(again, check=False).returncode == 0
+
 
 def test_several_devices_share_a_batch(tiles, tmp_path):
     """As on several GPUs, of which a test has none: one processor, told to be two."""
@@ -655,11 +663,21 @@ def test_damaged_notes_of_a_run_are_one_line(tiny_run, tiles, tmp_path, content)
         train(tiles, "tiny", TINY, runs=tmp_path, resume=True)
 
 
-def test_a_run_in_float16_resumes_with_its_loss_scale(tiles, tmp_path):
+def test_a_run_in_float16_resumes_with_its_loss_scale(tiles, tmp_path, monkeypatch):
     """Keras warns of what it does not load, and warnings are errors here."""
-    recipe = replace(TINY, precision="float16", epochs=1)
-    train(tiles, "half", recipe, runs=tmp_path)
-    (tmp_path / "half" / CARD).unlink()  # as if it had ended before its model was written
+    recipe = replace(TINY, precision="float16", epochs=2)
+    from cloudmask import fitting
+
+    end_epoch = fitting._Keeper.on_epoch_end
+
+    def stop(keeper, epoch, logs=None):
+        end_epoch(keeper, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting._Keeper, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiles, "half", recipe, runs=tmp_path)
     train(tiles, "half", recipe, runs=tmp_path, resume=True)
 
 
@@ -986,6 +1004,7 @@ def test_wrong_arguments_are_one_line_before_any_training(tiles, tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             replace(TINY, **wrong)
+    assert Recipe(encoder_weights="none") == Recipe()
 
 
 def test_equal_weights_are_equal_files_whatever_was_built_before(tmp_path):

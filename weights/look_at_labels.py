@@ -48,7 +48,7 @@ def main() -> None:
         if bright < ground + 0.08 * largest:
             continue
         way = (grey - ground) / (bright - ground)
-        agreement = correlation(np.where(classes == 255, 0, np.clip(way, 0, 1)), cloud)
+        agreement = correlation(np.where(classes == NODATA, 0, np.clip(way, 0, 1)), cloud)
         dim = (way[cloud] < 0.25).mean()
         found[example.set].append((dim, (way[clear] > 0.5).mean(), agreement))
         shown = np.where(classes == NODATA, NODATA, way > np.where(cloud, 0.25, 0.5))

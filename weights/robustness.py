@@ -30,7 +30,7 @@ from cloudmask.stretch import from_percentiles
 
 Array = Any
 THRESHOLDS = np.arange(0.2, 0.85, 0.05)
-CLEAR = "clear_rgb"
+CLOUDLESS = "clear_rgb"
 """The set without any cloud."""
 LINEAR = ("cloudxnet_l8", "biome_l8", "cloud38_l8_raw")
 """Sets that hold Landsat's numbers; the others stay as they are where reflectance is asked for."""
@@ -106,8 +106,8 @@ def images(
     """Set, pixels (3, y, x) 0–255 with NaN for nodata, label; one in `every` of those all clear."""
     clear = 0
     for example in select_split(read_examples(manifest), split):
-        clear += example.set == CLEAR
-        if example.set == CLEAR and clear % every:
+        clear += example.set == CLOUDLESS
+        if example.set == CLOUDLESS and clear % every:
             continue
         scene, label = open_pair(example, Reading(scale=scale))
         yield example.set, scene.to_numpy().astype("float32"), label.to_numpy()
@@ -136,17 +136,17 @@ def main() -> None:
     args = parser.parse_args()
     log_to_stderr(quiet=False)
     read = list(images(args.manifest, args.split, args.scale, args.every))
-    if not any(name == CLEAR for name, *_ in read):
+    if not any(name == CLOUDLESS for name, *_ in read):
         parser.error(
-            f"{args.manifest} has fewer than {args.every} images of {CLEAR} in {args.split}"
+            f"{args.manifest} has fewer than {args.every} images of {CLOUDLESS} in {args.split}"
         )
-    sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLEAR]
+    sets = [name for name in dict.fromkeys(name for name, *_ in read) if name != CLOUDLESS]
 
     def measure(
         tallies: dict[str, list[Any]], threshold: float
     ) -> tuple[float, list[float], float]:
         f1 = [score(tallies[name], threshold).f1 for name in sets]
-        false = score(tallies[CLEAR], threshold).false_cloud
+        false = score(tallies[CLOUDLESS], threshold).false_cloud
         return float(np.mean(f1)) - 5 * false, f1, false
 
     print(f"{'model':31} {'':12}", *(f"{name:>15}" for name in [*sets, "false cloud", "measure"]))
@@ -160,7 +160,8 @@ def main() -> None:
                 seen, classes = change(pixels, label)
                 (said,) = model(np.moveaxis(seen.astype("float32"), 0, -1)[None])
                 tallies[of_set].append(tally(said, classes))
-            threshold = threshold or max(THRESHOLDS, key=lambda t: measure(tallies, t)[0])
+            if threshold is None:
+                threshold = max(THRESHOLDS, key=lambda t: measure(tallies, t)[0])
             found, f1, false = measure(tallies, threshold)
             values = [*(f"{value:15.3f}" for value in f1), f"{false:15.2%}", f"{found:15.3f}"]
             print(f"{Path(name).stem[-31:]:31} {condition:12}", *values, f"{threshold:.2f}")

@@ -113,7 +113,6 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     from cloudmask.draw import Sampling
     from cloudmask.labelled import Reading
     from cloudmask.recipe import Recipe
-    from cloudmask.registry import load_model
     from cloudmask.training import train as run
 
     quiet = options.pop("quiet")
@@ -121,12 +120,12 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     augment, scratch = options.pop("augment"), options.pop("scratch")
     encoder = options.pop("encoder_weights")
     if options["architecture"] is None:
-        base = options["weights"]
-        options["architecture"] = load_model(base).architecture if base else "unet_vgg16"
+        options["architecture"] = _architecture(
+            options["weights"], options["runs"] / name, resume=options["resume"]
+        )
     if encoder is None and options["architecture"] == "unet_vgg16":
         encoder = None if scratch or options["weights"] else "imagenet"
-    encoder = None if encoder == "none" else encoder
-    if scratch and (encoder or options["weights"]):
+    if scratch and (encoder not in (None, "none") or options["weights"]):
         raise ValueError("--scratch is given with weights to start from: choose one")
     sampling = Sampling(
         size=options.pop("patch"),
@@ -146,6 +145,17 @@ def train(manifest: Path, name: str, **options: Any) -> None:
     model = run(manifest, name, recipe, **where)
     if not quiet:
         say(f"{where['runs'] / name}: {model.architecture}, threshold {model.threshold:g}")
+
+
+def _architecture(weights: str | None, run: Path, *, resume: bool) -> str:
+    """What is trained where the user does not say."""
+    from cloudmask.paths import has_keys, read_json
+    from cloudmask.registry import load_model
+    from cloudmask.runs import CONFIG
+
+    if resume and has_keys(run / CONFIG, "recipe"):  # the weights it began with may be gone
+        return str(read_json(run / CONFIG, cure="begin the run again")["recipe"]["architecture"])
+    return load_model(weights).architecture if weights else "unet_vgg16"
 
 
 def _words(text: str) -> tuple[str, ...]:

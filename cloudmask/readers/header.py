@@ -41,7 +41,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         if path.lower().endswith(".zip"):
             reason += f": name a file in it, /vsizip/{_parse_path(path).as_vsi()}/FILE"
         raise OSError(f"{path} cannot be opened: {reason}") from error
-    with dataset:
+    # Its mask, too, is looked for in the time that is set, when it is asked of; Ctrl-C waits.
+    with rasterio.Env(**GDAL_OPTIONS), dataset:
         if len(bands) > 1 and ColorInterp.palette in dataset.colorinterp:
             raise ValueError(
                 f"{path} has a palette, its values are numbers of colours: write the colours "

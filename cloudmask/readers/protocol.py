@@ -74,7 +74,7 @@ class Reader(Protocol):
         """Whether stored blocks are so wide that chunks beside each other share them."""
 
     def facts(self) -> dict[str, Any]:
-        """For people: number of bands, block, nodata and overviews."""
+        """For people: number of bands, block, nodata, overviews, scales and offsets."""
 
 
 def version_of(path: str) -> str:

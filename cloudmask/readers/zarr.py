@@ -71,6 +71,8 @@ class ZarrReader:
             "block": [block[dim] for dim in array.dims[-2:]],
             "nodata": array.encoding.get("_FillValue", next(iter(self.nodata), None)),
             "overviews": [],
+            "scales": [1.0] * len(self.bands),  # of values as they are seen, unpacked
+            "offsets": [0.0] * len(self.bands),
         }
 
     def _values(self, rows: slice, columns: slice) -> Block:

@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
     Raises
     ------
-    OSError
+    ValueError, OSError, ImportError
         What `check_place` refuses, a folder, or a file that is there without `overwrite`.
     """
     check_place(path)
@@ -62,9 +62,9 @@ def check_place(path: Path) -> None:
 
     Raises
     ------
-    ValueError, OSError
-        Of a URL the bucket alone, a character that stores take for a pattern, or what cannot be
-        written to; of a path what `check_folder_of` refuses.
+    ValueError, OSError, ImportError
+        Of a URL the bucket alone, a character that stores take for a pattern, what cannot be
+        written to, or what needs a package; of a path what `check_folder_of` refuses.
     """
     if is_remote(path):
         _check_remote(path)
@@ -136,10 +136,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield work
             _publish(work, path)
         except BaseException as error:
-            # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
-            for _ in range(5):
-                shutil.rmtree(work, ignore_errors=True)
-                time.sleep(0.04)
+            remove_for_good(lambda: shutil.rmtree(work, ignore_errors=True))
             full_disk(path, error)
             raise
         shutil.rmtree(work, ignore_errors=True)
@@ -167,6 +164,13 @@ def _publish(work: Path, path: Path) -> None:
         sidecar = path.with_name(f"{path.name}{kind}")
         if sidecar.name not in {made.name for made in files}:
             sidecar.unlink(missing_ok=True)
+
+
+def remove_for_good(remove: Callable[[], object]) -> None:
+    """Threads cannot be stopped: one may be writing a last chunk, which is to go as well."""
+    for _ in range(5):
+        remove()
+        time.sleep(0.04)
 
 
 def full_disk(path: Path, error: BaseException, *, cure: str = "") -> None:

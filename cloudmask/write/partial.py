@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +13,7 @@ from cloudmask.errors import SchedulerGoneError, first_line
 from cloudmask.locks import alone
 from cloudmask.paths import is_remote, locate
 from cloudmask.write.client import active_client, gone
-from cloudmask.write.output import check_free, check_place, full_disk, move
+from cloudmask.write.output import check_free, check_place, full_disk, move, remove_for_good
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,7 @@ def _filled(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[
         yield partial
     except BaseException as error:
         if not resume:
-            # Threads cannot be stopped: one may be writing a last chunk, which is to go as well.
-            for _ in range(5):
-                _remove(folder)
-                time.sleep(0.04)
+            remove_for_good(lambda: _remove(folder))
         full_disk(path, error)
         raise
     try:
@@ -169,7 +165,11 @@ def is_store(path: Path) -> bool:
     return (path / "zarr.json").exists()
 
 
-_NAMES = {"overviews": "choice of overviews (multiscale)", "chunks": "size of chunks"}
+_NAMES = {
+    "overviews": "choice of overviews (multiscale)",
+    "chunks": "size of chunks",
+    "pixels": "array, by dask's name",
+}
 """What some keys of what a store was made from are called."""
 
 

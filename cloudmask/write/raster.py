@@ -17,7 +17,7 @@ from dask.threaded import get as threads
 from cloudmask.constants import BLOCK, CLEAR, CLOUD, FLAG_MEANINGS, GDAL_CACHE
 from cloudmask.enlarging import check_resampling, enlarge
 from cloudmask.grid import in_order
-from cloudmask.mask import mask_or_probability
+from cloudmask.mask import mask_or_probability, threshold_of
 from cloudmask.mask import threshold as cut
 from cloudmask.paths import destination, is_same
 from cloudmask.planes import open_label, open_valid
@@ -52,8 +52,8 @@ def write_cog(
     like : DataArray, str or Path, optional
         The scene that `array` was made from: the file is on its grid. A path is opened with the
         bands and the nodata that `open_scene` was told, which the attributes of `array` tell of
-        that file. A probability is
-        enlarged and then cut, so that outlines are smooth.
+        that file, else with bands 1, 2, 3 (of a file of one: ``open_valid(path, bands=(1,))``). A
+        probability is enlarged and then cut, so that outlines are smooth.
     threshold : float, optional
         Where to cut a probability; the file holds the mask. With `like` the default is the model's,
         which `predict` left in the attributes; without either a probability is written as it is.
@@ -148,7 +148,7 @@ def _as_file(
     if like is None:
         return array if threshold is None else cut(array, threshold)
     if not is_mask and threshold is None:
-        threshold = array.attrs.get("threshold")
+        threshold = threshold_of(array.attrs)
         if threshold is None:
             raise ValueError("the probability names no threshold: pass one, such as threshold=0.5")
     if not isinstance(like, xr.DataArray):

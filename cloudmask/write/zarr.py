@@ -18,6 +18,7 @@ from cloudmask.constants import BLOCK, NODATA
 from cloudmask.errors import first_line
 from cloudmask.grid import Grid, check_array, grid_of, without_places
 from cloudmask.mask import check_values, mask_or_probability
+from cloudmask.origin import is_as_made
 from cloudmask.paths import destination, unsigned
 from cloudmask.stopwatch import timed
 from cloudmask.write.geozarr import multiscales, place_attributes
@@ -56,7 +57,8 @@ def write_zarr(
     resume : bool
         Go on with a run that was stopped, and keep what is done if this one fails; a complete store
         made from the same is left as it is. Scenes that `open_scene` opened are told apart by their
-        files, other arrays by the names that dask gives them, which go by how they were made.
+        files, other arrays, and what was made of a mask since, by the names that dask gives them:
+        these go by how they were made, and behind a URL are others each time.
 
     Raises
     ------
@@ -79,11 +81,12 @@ def write_zarr(
             f"the array has dimensions {', '.join(map(str, array.dims))}: let them end in y, x, "
             "for instance with DataArray.transpose"
         )
+    is_known = is_as_made(array)
     array = mask_or_probability(array)
     name = "mask" if array.dtype == np.uint8 else "probability"
     if name == "probability":
         array = array.astype("float32")
-    grid = grid_of(array)
+    grid, pixels = grid_of(array), array.data.name
     # They are written as they are, and not with the chunks.
     lazy = {key: value for key, value in array.coords.items() if value.chunks is not None}
     array = array.assign_coords({key: value.compute() for key, value in lazy.items()})
@@ -92,6 +95,8 @@ def write_zarr(
         array = array.assign_attrs(scene_source=unsigned(source))
     levels = _levels(grid) if multiscale else []
     made_from = _made_from(array, grid) | {"overviews": levels}
+    if not is_known:
+        made_from["pixels"] = pixels
     check_store(path, overwrite=overwrite, resume=resume)
     if resume and is_store(path) and not overwrite:
         check_same(path, path, made_from)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from numpy.typing import NDArray
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 from rasterio.transform import from_origin
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -25,6 +26,24 @@ without_own_pool = pytest.mark.skipif(
     bool(_FLAGS & {"avx512_vnni", "avx_vnni", "amx_tile"}),
     reason="TensorFlow keeps tensors in a pool of its own on this CPU",
 )
+
+
+def plane(values: ArrayLike) -> xr.DataArray:
+    """A mask or a label."""
+    return xr.DataArray(np.array(values, "uint8"), dims=("y", "x"), name="mask")
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file and folder below a folder, with its bytes."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""
+        for file in sorted(folder.rglob("*"))
+    }
+
+
+def files_of(store: str | Path) -> dict[Path, bytes]:
+    """Every file of a Zarr store."""
+    return {p.relative_to(store): p.read_bytes() for p in Path(store).rglob("*") if p.is_file()}
 
 
 @dataclass(frozen=True)

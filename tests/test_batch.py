@@ -34,6 +34,12 @@ def run(*arguments, cwd, check=0):
     return done
 
 
+def segment(_, output):
+    """What makes a mask of a scene, for `segment_many`."""
+    output.write_text("mask")
+    return CloudCover(3, 1, 0)
+
+
 def summary(folder):
     with (folder / "summary.csv").open() as file:
         return {Path(row["scene"]).name: row for row in csv.DictReader(file)}
@@ -168,10 +174,6 @@ def test_a_scene_that_changed_is_done_again(tmp_path):
     scene, out = tmp_path / "s.tif", tmp_path / "out" / "s.tif"
     out.parent.mkdir()
 
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     def statuses(options=None):
         many = segment_many([str(scene)], [out], segment, options or {}, resume=True)
         return [outcome.status for outcome in many]
@@ -189,10 +191,6 @@ def test_a_scene_that_changed_is_done_again(tmp_path):
 def test_a_vrt_whose_file_changed_is_done_again(make_scene, tmp_path, rng):
     vrt, out = tmp_path / "s.vrt", tmp_path / "out" / "s.tif"
     out.parent.mkdir()
-
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
 
     def status():
         (outcome,) = segment_many([str(vrt)], [out], segment, {}, resume=True)
@@ -355,10 +353,6 @@ def test_a_mask_of_other_options_is_not_kept(tmp_path):
     out.parent.mkdir()
     scene.write_text("scene")
 
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     def replaces_and_fails(_, output):
         output.write_text("another mask")
         raise OSError("stopped while it counted")
@@ -463,10 +457,6 @@ def test_a_name_that_is_no_utf_8_does_not_lock_the_folder(tmp_path):
     out = tmp_path / "out" / "cafe.tif"
     out.parent.mkdir()
 
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     for status in ("done", "kept"):
         check_summary(out.parent / "summary.csv")
         (outcome,) = segment_many([scene], [out], segment, {}, resume=True)
@@ -494,10 +484,6 @@ def test_a_scene_of_which_another_file_changed_is_done_again(make_scene, tmp_pat
     def statuses():
         out = tmp_path / "out" / "s.tif"
         out.parent.mkdir(exist_ok=True)
-
-        def segment(_, output):
-            output.write_text("mask")
-            return CloudCover(3, 1, 0)
 
         return [one.status for one in segment_many([str(scene)], [out], segment, {}, resume=True)]
 
@@ -568,10 +554,6 @@ def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
 
 
 def test_the_same_scene_by_another_path_is_kept(tmp_path, monkeypatch):
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     monkeypatch.chdir(tmp_path)
     Path("s.tif").write_text("scene")
     assert find_scenes(["s.tif", "./s.tif", str(tmp_path / "s.tif")]) == ["s.tif"]
@@ -618,10 +600,6 @@ def test_a_disk_too_full_for_the_summary_is_one_line_that_names_it(tmp_path):
 
 
 def test_a_name_or_a_note_that_cannot_be_read_is_its_scenes_only(tmp_path):
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     scenes = [f"{'long' * 80}.tif", "a.tif", "b.tif"]
     outputs = [tmp_path / name for name in ("long.tif", "a.tif", "b.tif")]
     begun = list(segment_many(scenes, outputs, segment, {}, resume=True))
@@ -633,10 +611,6 @@ def test_a_name_or_a_note_that_cannot_be_read_is_its_scenes_only(tmp_path):
 
 
 def test_a_folder_that_was_renamed_is_kept_under_its_new_name(tmp_path):
-    def segment(_, output):
-        output.write_text("mask")
-        return CloudCover(3, 1, 0)
-
     (tmp_path / "old").mkdir()
     list(segment_many(["a.tif"], [tmp_path / "old" / "a.tif"], segment, {}))
     (tmp_path / "old").rename(tmp_path / "new")

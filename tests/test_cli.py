@@ -8,7 +8,6 @@ import sys
 import time
 import zipfile
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ import rasterio
 import rasterio.shutil
 import xarray as xr
 from affine import Affine
+from conftest import listing
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -75,13 +75,6 @@ def test_undeclared_nodata_is_not_scored(make_scene, rng):
 def test_a_label_without_cloud_is_scored_by_what_it_can_tell(make_scene):
     label = make_scene(np.zeros((1, 64, 96), "uint8"))
     assert run("evaluate", label, label).stdout == "accuracy 1.000, false cloud 0.000\n"
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""
-        for file in sorted(folder.rglob("*"))
-    }
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from conftest import files_of
 from distributed import Client, LocalCluster, Security
 
 import cloudmask
@@ -40,10 +41,6 @@ def run(*arguments, cwd):
         [sys.executable, "-m", "cloudmask", *map(str, arguments)],
         capture_output=True, text=True, cwd=cwd, check=False, timeout=300,
     )  # fmt: skip
-
-
-def files(store):
-    return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -554,7 +551,7 @@ def test_a_scheduler_that_goes_is_one_error_and_nothing_written(
     at_once = mask.copy(data=da.zeros((1024, 1024), dtype="uint8", chunks=64, name=mask.data.name))
     write_zarr(at_once, out, resume=True)
     write_zarr(at_once, tmp_path / "whole.zarr")
-    assert files(out) == files(tmp_path / "whole.zarr")
+    assert files_of(out) == files_of(tmp_path / "whole.zarr")
     assert {path.name for path in tmp_path.iterdir()} == {"m.zarr", "whole.zarr"}
 
 

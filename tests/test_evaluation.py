@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import rasterio
 import rioxarray
-import xarray as xr
 from affine import Affine
-from conftest import FakeModel
+from conftest import FakeModel, plane
 from PIL import Image
 from rasterio.crs import CRS
 
@@ -30,10 +29,6 @@ from cloudmask.pages import write_evaluation
 from cloudmask.scene import open_scene
 
 UTM = CRS.from_epsg(32633)
-
-
-def plane(values):
-    return xr.DataArray(np.array(values, "uint8"), dims=("y", "x"), name="mask")
 
 
 def test_evaluate_counts_only_pixels_valid_in_both():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import files_of
 
 from cloudmask.sample import write_sample
 
@@ -28,10 +29,6 @@ def spawned_by(pid):
     ).stdout.splitlines()
     rows = [(int(p), int(parent), args) for p, parent, args in (r.split(None, 2) for r in listed)]
     return [p for p, parent, args in rows if parent == pid and "spawn_main" in args]
-
-
-def store_files(store):
-    return {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
 def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_path, start):
@@ -55,7 +52,7 @@ def test_a_30k_scene_survives_a_worker_killed_every_20_seconds(own_weights, tmp_
     assert killed >= 2
     logging.getLogger(__name__).info("%.0f s, %d killed", time.monotonic() - begun, killed)
     subprocess.run([*command, "whole.zarr"], cwd=tmp_path, check=True)
-    assert store_files(tmp_path / "killed.zarr") == store_files(tmp_path / "whole.zarr")
+    assert files_of(tmp_path / "killed.zarr") == files_of(tmp_path / "whole.zarr")
     mask = xr.open_zarr(tmp_path / "whole.zarr", consolidated=False, mask_and_scale=False)["mask"]
     assert mask.shape == (SIDE, SIDE)
 

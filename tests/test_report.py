@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import plane
 from PIL import Image
 
 from cloudmask import cloud_cover, quicklook
 from cloudmask.report import is_quicklook, quicklook_factor, thin_out
-
-
-def plane(values):
-    return xr.DataArray(np.array(values, "uint8"), dims=("y", "x"), name="mask")
 
 
 def test_cloud_cover_counts_each_kind():

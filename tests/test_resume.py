@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import FakeModel
+from conftest import FakeModel, files_of
 from distributed import Client, LocalCluster
 
 from cloudmask import (
@@ -34,10 +34,6 @@ from cloudmask import (
 from cloudmask.constants import CLEAR, CLOUD
 from cloudmask.locks import alone
 from cloudmask.sample import write_sample
-
-
-def files(store):
-    return {p.relative_to(store): p.read_bytes() for p in Path(store).rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +88,19 @@ def test_what_is_done_is_not_done_again_and_the_bytes_are_the_same(scene, tmp_pa
     made = []
     write_zarr(mask_of(scene, hook=made.append), out, resume=True)
     assert 0 < len(made) < 3 * 4  # chunks of the network
-    assert files(out) == files(tmp_path / "whole.zarr")
+    assert files_of(out) == files_of(tmp_path / "whole.zarr")
     assert {path.name for path in tmp_path.iterdir()} == {"mask.zarr", "whole.zarr"}
 
 
 def test_a_finished_store_is_left_as_it_is(scene, tmp_path):
     write_zarr(mask_of(scene), tmp_path / "m.zarr", resume=True)
-    before = files(tmp_path / "m.zarr")
+    before = files_of(tmp_path / "m.zarr")
 
     def never(block):  # noqa: ARG001
         raise AssertionError
 
     write_zarr(mask_of(scene, hook=never), tmp_path / "m.zarr", resume=True)
-    assert files(tmp_path / "m.zarr") == before
+    assert files_of(tmp_path / "m.zarr") == before
 
 
 def test_what_is_made_of_a_mask_is_not_taken_for_it(scene, tmp_path):
@@ -140,10 +136,10 @@ def test_what_was_begun_with_another_option_is_refused(scene, tmp_path, change, 
         write_zarr(mask_of(scene), out)
     else:
         stopped(scene, out)
-    before = files(tmp_path)
+    before = files_of(tmp_path)
     with pytest.raises(ValueError, match=rf"zarr.* was made from another .*{key}"):
         write_zarr(mask_of(scene, **change), out, resume=True)
-    assert files(tmp_path) == before
+    assert files_of(tmp_path) == before
 
 
 def test_nodata_that_is_no_number_is_the_same_when_it_is_read_back(make_scene, tmp_path):
@@ -172,10 +168,10 @@ def test_another_scene_is_refused(scene, tmp_path):
 
 def test_a_foreign_store_is_refused(scene, tmp_path):
     xr.Dataset({"mask": ("x", [1])}).to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=False)
-    before = files(tmp_path)
+    before = files_of(tmp_path)
     with pytest.raises(ValueError, match=r"m.zarr was not made by cloudmask"):
         write_zarr(mask_of(scene), tmp_path / "m.zarr", resume=True)
-    assert files(tmp_path) == before
+    assert files_of(tmp_path) == before
 
 
 def test_without_resume_a_run_begins_anew(scene, tmp_path):
@@ -237,10 +233,10 @@ def test_kill_9_and_resume_by_the_command_line(scene, tmp_path, start):
     assert not (tmp_path / "m.zarr").exists()
     assert len(list(done.iterdir())) < 20
     subprocess.run(command, cwd=tmp_path, check=True)
-    resumed = files(tmp_path / "m.zarr")
+    resumed = files_of(tmp_path / "m.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
     subprocess.run([*command, "--overwrite"], cwd=tmp_path, check=True)
-    assert files(tmp_path / "m.zarr") == resumed
+    assert files_of(tmp_path / "m.zarr") == resumed
 
 
 def test_bytes_do_not_depend_on_whether_tensorflow_was_there_first(tmp_path):
@@ -260,7 +256,7 @@ write_zarr(xr.DataArray(da.from_array(mask, chunks=1000), dims=("y", "x")), sys.
 """
     for name in ("network_first.zarr", "alone.zarr"):
         subprocess.run([sys.executable, "-c", code, name], cwd=tmp_path, check=True)
-    assert files(tmp_path / "network_first.zarr") == files(tmp_path / "alone.zarr")
+    assert files_of(tmp_path / "network_first.zarr") == files_of(tmp_path / "alone.zarr")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import rasterio.shutil
 import xarray as xr
 import zarr
 from affine import Affine
-from conftest import FakeModel
+from conftest import FakeModel, listing
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -57,14 +57,6 @@ def patches(rng, height, width, values=(CLEAR, CLOUD, NODATA)):
     """Values in patches of 7 × 5 pixels, so that compression and overviews have something to do."""
     coarse = rng.choice(np.array(values, "uint8"), (height // 7 + 1, width // 5 + 1))
     return coarse.repeat(7, axis=0).repeat(5, axis=1)[:height, :width]
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, with its bytes."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes() if file.is_file() else b""
-        for file in sorted(folder.rglob("*"))
-    }
 
 
 def lazily(function, data):

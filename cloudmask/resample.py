@@ -10,9 +10,9 @@ from cloudmask.grid import Grid
 
 _PIXELS = 4096 * 4096
 """Of a source that is averaged, read at a time: what a task reads at once, anyway."""
-_SIDE = 32
-"""Of coarse pixels that are averaged together: most weights of many would be nothing, in the square
-of the side."""
+_SIDE = 64
+"""Of a source that is averaged at once: most weights of a longer one would be nothing, and NumPy
+would take threads of its own for them, beside dask's."""
 
 
 def average_weights(start: int, stop: int, factor: float, size: int) -> tuple[slice, Block]:
@@ -71,9 +71,10 @@ def average_of(
 
 def _pieces(coarse: slice, factor: float, size: int) -> tuple[list[tuple[slice, Block]], slice]:
     """Along one axis: pieces of the source that `coarse` needs, with their weights; all of it."""
+    step = max(1, int(_SIDE / factor))
     pieces = [
-        average_weights(start, min(start + _SIDE, coarse.stop), factor, size)
-        for start in range(coarse.start, coarse.stop, _SIDE)
+        average_weights(start, min(start + step, coarse.stop), factor, size)
+        for start in range(coarse.start, coarse.stop, step)
     ]
     first, last = pieces[0][0].start, pieces[-1][0].stop
     within = [(slice(at.start - first, at.stop - first), weights) for at, weights in pieces]

@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from cloudmask.notes import (
     read_note,
     version_of_output,
 )
-from cloudmask.paths import is_remote, unsigned, unsigned_in
+from cloudmask.paths import is_local, is_remote, path_in, unsigned, unsigned_in
 from cloudmask.report import CloudCover
 from cloudmask.write import write_json, write_text
 
@@ -53,6 +54,8 @@ class Outcome:
 
 
 _COLUMNS = [field.name for field in fields(Outcome)]
+_BETWEEN = 2.0
+"""Seconds between two writings of the summary, whole each time; notes tell what is done."""
 
 
 def find_scenes(arguments: Sequence[str]) -> list[str]:
@@ -91,7 +94,7 @@ def find_scenes(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_pattern(argument: str) -> bool:
-    if is_remote(argument) or not any(mark in argument for mark in "*?["):
+    if not is_local(argument) or not any(mark in argument for mark in "*?["):
         return False
     return not Path(argument).exists()  # a file may be called scene[1].tif
 
@@ -117,9 +120,7 @@ def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     ValueError
         Two scenes would become one file all the same.
     """
-    # Of a URL without its query: what signs it says nothing of the scene.
-    paths = [urlsplit(scene).path if is_remote(scene) else scene for scene in scenes]
-    full = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  # with no ..
+    full = [Path(os.path.abspath(path_in(scene))) for scene in scenes]  # noqa: PTH100  # with no ..
     parts = [(*path.parent.parts[1:], path.stem) for path in full]
     taken = [1] * len(scenes)
     while True:
@@ -199,11 +200,23 @@ def _outcomes(
     rows = _read_summary(folder / "summary.csv") if resume else {}
     order = {output.name: number for number, output in enumerate(outputs)}
     outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
-    for outcome in outcomes:
-        rows[Path(outcome.output).name] = asdict(outcome)
+
+    def write() -> float:
         ordered = sorted(rows, key=lambda name: order.get(name, -1))
         _write_summary(folder / "summary.csv", [rows[name] for name in ordered])
-        yield outcome
+        return time.monotonic()
+
+    written, is_told = -math.inf, True
+    try:
+        for outcome in outcomes:
+            rows[Path(outcome.output).name] = asdict(outcome)
+            is_told = time.monotonic() - written > _BETWEEN
+            if is_told:
+                written = write()
+            yield outcome
+    finally:
+        if not is_told:
+            write()
 
 
 def _beside(
@@ -273,9 +286,10 @@ def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")  # as `write_text` encodes
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return {}
-    return {Path(row["output"]).name: dict(row) for row in rows if row.keys() == set(_COLUMNS)}
+    whole = [row for row in rows if row.keys() == set(_COLUMNS) and None not in row.values()]
+    return {Path(row["output"]).name: dict(row) for row in whole}
 
 
 def _write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:

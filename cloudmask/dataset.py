@@ -115,11 +115,15 @@ def validation_patches(
         places.setdefault(chunk.example.set, []).extend(
             (chunk, y, x) for y in _starts(height, size) for x in _starts(width, size)
         )
-    source = lru_cache(maxsize=1)(partial(read, reading=reading))  # of neighbours it is the same
+    source = lru_cache(maxsize=1)(partial(read, reading=reading))
     rng = np.random.default_rng(0)
 
     def any_scored(part: list[tuple[LabelledChunk, int, int]]) -> tuple[Any, Labels] | None:
-        drawn = (part[i] for i in rng.permutation(len(part)))
+        drawn = [part[i] for i in rng.permutation(len(part))]
+        turn: dict[LabelledChunk, int] = {}
+        for at, (chunk, _, _) in enumerate(drawn):
+            turn.setdefault(chunk, at)
+        drawn.sort(key=lambda place: turn[place[0]])  # each chunk is read once
         cuts = (_cut(source(chunk), y, x, size) for chunk, y, x in drawn)
         return next((cut for cut in cuts if (cut[1] != NODATA).any()), None)
 

@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +143,19 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         self.logs = tf.summary.create_file_writer(str(folder / "logs"))
 
     def restore(self, network: keras.Model) -> None:
-        """Load the checkpoint, if there is one of this phase."""
+        """Load the checkpoint of this phase, if any; a ValueError where it does not fit."""
         done = len(self.history)
         if done > self.phase.first:
-            network.load_weights(self._checkpoint(done))
+            checkpoint = self._checkpoint(done)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)  # Keras skips what does not fit
+                    network.load_weights(checkpoint)
+            except (UserWarning, ValueError) as error:
+                raise ValueError(
+                    f"{checkpoint} is not of this optimiser: resume the run with the precision "
+                    "that it was begun in"
+                ) from error
 
     @property
     def exhausted(self) -> bool:

@@ -72,6 +72,8 @@ class LabelledChunk:
     """Pixels labelled clear."""
     cloud: int
     """Pixels labelled cloud."""
+    versions: tuple[str, str]
+    """Of image and label when these were counted: to ask a large store for its own takes long."""
 
 
 def open_pair(
@@ -145,7 +147,8 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Label
     """
     chunks = []
     for example in examples:
-        _, label = open_pair(example, reading)
+        versions = version_of(example.image), version_of(example.label)
+        _, label = _open_pair(example, reading, LONGEST, versions)
         data = da.asarray(label.data)
         # A frame of nodata is often labelled clear, and teaches nothing.
         valid = open_valid(example.image, nodata=reading.nodata, chunk=data.chunks).data
@@ -158,13 +161,13 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Label
         ]
         for (rows, columns), (clear, cloud) in zip(windows, counts, strict=True):
             if cloud + clear:
-                chunks.append(LabelledChunk(example, rows, columns, clear, cloud))
+                chunks.append(LabelledChunk(example, rows, columns, clear, cloud, versions))
     return chunks
 
 
 def read(chunk: LabelledChunk, reading: Reading) -> Source:
     """Read one chunk: pixels 0–1 with nodata filled, labels with nodata not scored."""
-    scene, label = open_pair(chunk.example, reading)
+    scene, label = _open_pair(chunk.example, reading, LONGEST, chunk.versions)
     window = {"y": slice(*chunk.rows), "x": slice(*chunk.columns)}
     # Not by dask's configuration, which is one for all threads: others are reading, too.
     pixels, classes = dask.compute(

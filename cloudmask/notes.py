@@ -9,10 +9,10 @@ from typing import Any
 
 import rasterio
 
-from cloudmask.paths import is_local, is_remote, read_json, unsigned
+from cloudmask.paths import is_local, is_remote, read_json, unsigned, without_scheme
 from cloudmask.readers.files import files_of
 from cloudmask.readers.protocol import version_of
-from cloudmask.write import PROVENANCE, tags_of
+from cloudmask.write import PROVENANCE, tags_of, without_nan
 
 _NOTES = ".cloudmask"
 """Folder beside the outputs, with a note on each."""
@@ -34,6 +34,7 @@ def note_of(output: Path) -> Path:
 
 def full_name(scene: str) -> str:
     """The same from wherever it is named; a link is a name of its own, which its output has."""
+    scene = without_scheme(scene)
     return os.path.abspath(scene) if is_local(scene) else unsigned(scene)  # noqa: PTH100  # with no ..
 
 
@@ -41,7 +42,7 @@ def facts_of(scene: str, options: dict[str, Any]) -> dict[str, Any]:
     """What an output depends on, in JSON's types; local files by their size and time of change."""
     versions = " ".join(map(version_of, files_of(scene)))  # of a VRT there may be thousands
     version = hashlib.sha256(versions.encode()).hexdigest()
-    facts = {"scene": full_name(scene), "version of the scene": version, **options}
+    facts = {"scene": full_name(scene), "version of the scene": version, **without_nan(options)}
     read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return read_back
 

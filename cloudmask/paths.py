@@ -57,10 +57,10 @@ def unsigned(path: str) -> str:
     if path.startswith(_VSICURL):  # https://gdal.org/user/virtual_file_systems: headers, passwords
         (named,) = parse_qs(path.removeprefix(_VSICURL)).get("url", [""])[:1]
         return f"{_VSICURL}url={quote(unsigned(named))}"
-    if not is_remote(path):
-        return path
     if prefix := re.match(r"(vrt://|/vsi\w+/)+", path):
         return prefix[0] + unsigned(path.removeprefix(prefix[0]))
+    if not is_remote(path):
+        return path
     url = urlsplit(path)
     items = url.query.split("&")
     names = [item.partition("=")[0].lower() for item in items]
@@ -87,6 +87,16 @@ def unsigned_in(line: str) -> str:
             return found[0]
 
     return re.sub(r"(\w+://|/vsicurl\?)\S*[^\s'\":;,.)]", without, line)
+
+
+def path_in(name: str) -> str:
+    """The path in the name of a scene, without what URLs and GDAL's names have beside it."""
+    name = without_scheme(unsigned(name))
+    if _VSICURL in name:
+        (name,) = parse_qs(name.partition(_VSICURL)[2])["url"]
+    if name.startswith("vrt://"):
+        name = name.removeprefix("vrt://").partition("?")[0]
+    return urlsplit(name).path if is_remote(name) else name
 
 
 def resolved(path: str) -> str:

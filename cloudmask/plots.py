@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cloudmask.chunks import Block
 from cloudmask.constants import CLEAR, CLOUD, NODATA
-from cloudmask.scores import Tally, bin_of
+from cloudmask.scores import BINS, Tally, bin_of
 from cloudmask.stretch import brightened
 
 _MISSED, _FALSE, _FOUND = (255, 140, 0), (230, 0, 120), (90, 170, 255)
@@ -78,17 +78,17 @@ def draw_reliability(sets: Mapping[str, Sequence[Tally]], path: Path) -> None:
         title="Reliability",
     )
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
-    centres = (np.arange(_RELIABILITY_BINS) + 0.5) / _RELIABILITY_BINS
+    centres = ((np.arange(BINS) + 0.5) / BINS).reshape(_RELIABILITY_BINS, -1)
     for name, tallies in sets.items():
         total = reduce(add, tallies)
-        clear, cloud = (
-            counts.reshape(_RELIABILITY_BINS, -1).sum(axis=1)
-            for counts in (total.clear, total.cloud)
-        )
-        if total.cloud.sum():
-            with np.errstate(invalid="ignore"):
-                share = np.where(clear + cloud >= 100, cloud / (clear + cloud), np.nan)
-            axes.plot(centres, share, marker=".", label=name)  # no line where few are
+        if total.cloud.any():
+            counts = (total.clear + total.cloud).reshape(centres.shape)
+            count = counts.sum(axis=1)
+            count = np.where(count >= 100, count, np.nan)  # no line where few are
+            # Most probabilities are near 0 or 1, and none is at the middle of such a bin.
+            mean = (counts * centres).sum(axis=1) / count
+            share = total.cloud.reshape(centres.shape).sum(axis=1) / count
+            axes.plot(mean, share, marker=".", label=name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left")
     figure.savefig(path, dpi=110, format="png")

@@ -63,10 +63,10 @@ def cloud_cover(mask: xr.DataArray, **kwargs: Any) -> CloudCover:
     """
     mask = _only_mask(mask)
     data = da.asarray(mask.data)
-    counts = dask.compute(
-        [dask.delayed(_count)(block) for block in data.to_delayed().flat], **kwargs
-    )
-    return CloudCover(*(int(total) for total in np.sum(counts[0], axis=0)))
+    counting = [dask.delayed(_count)(block) for block in data.to_delayed().flat]
+    # The blocks' graph is optimized; of that of all dask would go through all for each.
+    (counts,) = dask.compute(counting, optimize_graph=False, **kwargs)
+    return CloudCover(*(int(total) for total in np.sum(counts, axis=0)))
 
 
 def _count(mask: Block) -> list[int]:

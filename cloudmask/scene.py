@@ -151,7 +151,7 @@ def describe(
     facts = reader.facts()
     if isinstance(facts["nodata"], float | np.number):
         value = float(facts["nodata"])
-        facts["nodata"] = "nan" if math.isnan(value) else value  # JSON has no NaN
+        facts["nodata"] = value if math.isfinite(value) else str(value)  # JSON has no NaN
     return {
         "height": native.height,
         "width": native.width,

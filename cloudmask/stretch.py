@@ -75,7 +75,8 @@ def from_percentiles(sample: Block, percent: float) -> Stretch:
     low, high = [], []
     for band in sample:
         values = band[np.isfinite(band)]
-        ends = np.percentile(values, [percent, 100 - percent]) if values.size else (0.0, 1.0)
+        ends = np.percentile(values, [percent, 100 - percent]) if values.size else np.array([0, 1])
+        ends = ends.astype("float32")  # as which they are used
         low.append(float(ends[0]))
         # A constant band has nothing to stretch: it becomes 0, in float32, too.
         least = low[-1] + max(1.0, abs(low[-1]) * 1e-6)

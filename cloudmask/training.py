@@ -29,10 +29,10 @@ from cloudmask.labelled import LONGEST, LabelledChunk, labelled_chunks, longest_
 from cloudmask.losses import make_loss
 from cloudmask.manifest import Example, read_examples, select_split
 from cloudmask.models import ARCHITECTURES
-from cloudmask.paths import resolved, unsigned
+from cloudmask.paths import read_json, resolved, unsigned
 from cloudmask.recipe import Recipe
 from cloudmask.registry import CloudModel, load_model
-from cloudmask.runs import check_disk, check_run, leave_finished, read_history, run_folder
+from cloudmask.runs import CONFIG, check_disk, check_run, leave_finished, read_history, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,11 @@ def train(
         check_start(recipe)
     chunks = {split: _checked_chunks(examples, split, recipe) for split in ("train", "val")}
     check_mix(dict.fromkeys(chunk.example.set for chunk in chunks["train"]), recipe.sampling)
+    # Checkpoints hold an optimiser of one precision, and machines differ in what they choose.
+    if resume and (begun := read_json(folder / CONFIG, cure="").get("precision")):
+        recipe = replace(recipe, precision=begun)
     network = initial_network(recipe, is_begun=is_begun)
+    config["precision"] = recipe.precision or networks.choose_precision()
     validation = validation_patches(
         chunks["val"], recipe.reading, recipe.sampling, limit=recipe.validation_patches
     )

@@ -76,6 +76,11 @@ def identify(path: Path) -> str:
                 count += int(item.size)
 
         file.visititems(add)
+        if "layers" in file and not path.name.endswith(".weights.h5"):  # Keras goes by the name
+            raise ValueError(
+                f"{path} is a weight file of Keras 3: let its name end in .weights.h5, such as "
+                f"{path.stem}.weights.h5"
+            )
     for name, architecture in ARCHITECTURES.items():
         if architecture.weights == count:
             return name

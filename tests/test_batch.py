@@ -16,8 +16,8 @@ import rasterio.shutil
 import xarray as xr
 import zarr
 
-from cloudmask import load_model, write_cog
-from cloudmask.batch import check_summary, find_scenes, name_outputs, segment_many
+from cloudmask import batch, load_model, write_cog
+from cloudmask.batch import _COLUMNS, check_summary, find_scenes, name_outputs, segment_many
 from cloudmask.errors import SchedulerGoneError
 from cloudmask.notes import facts_of
 from cloudmask.paths import unsigned, unsigned_in
@@ -283,11 +283,38 @@ def test_a_table_that_is_no_summary_is_left_alone(make_scene, rng, tmp_path):
     cure = "move it, or name another folder"
     assert said == f"cloudmask: {tmp_path}/summary.csv is no summary of a batch: {cure}\n"
     assert (tmp_path / "summary.csv").read_text() == "my,own\n1,2\n"
+    for broken in (f"{','.join(_COLUMNS)}\nx\n", "long\n" + "x" * 200_000):
+        (tmp_path / "summary.csv").write_text(broken)
+        with pytest.raises(FileExistsError, match="no summary of a batch"):
+            check_summary(tmp_path / "summary.csv")
+
+
+def test_a_summary_is_not_written_anew_for_each_of_many_scenes(tmp_path, monkeypatch):
+    scenes = [f"{i}.tif" for i in range(40)]
+    for name in scenes:
+        (tmp_path / name).write_text("scene")
+    written = []
+    monkeypatch.setattr(batch, "_write_summary", lambda _, rows: written.append(len(rows)))
+    monkeypatch.setattr(batch, "_BETWEEN", 1e9)
+    paths = [str(tmp_path / name) for name in scenes]
+    (tmp_path / "out").mkdir()
+    outputs = [tmp_path / "out" / name for name in scenes]
+    assert len(list(segment_many(paths, outputs, segment, {}))) == 40
+    assert written == [1, 40]
 
 
 def test_a_url_is_named_without_what_signs_it():
     (output,) = name_outputs(["https://h.org/a.tif?sv=2020.01&sig=x.c"], Path("out"))
     assert output == Path("out/a.tif")
+    signed = "header.Authorization=Bearer%20secret&url=https%3A%2F%2Fh.org%2F"
+    scenes = [
+        f"/vsicurl?{signed}b.tif",
+        f"/vsizip//vsicurl?{signed}c.zip/d.tif",
+        "vrt://e.tif?bands=1",
+    ]
+    assert find_scenes(scenes) == scenes
+    assert name_outputs(scenes, Path("out")) == [Path(f"out/{name}.tif") for name in "bde"]
+    assert "secret" not in unsigned(scenes[1])
 
 
 @pytest.mark.parametrize(
@@ -365,6 +392,9 @@ def test_a_mask_of_other_options_is_not_kept(tmp_path):
 
     assert statuses(segment, 0.5) == ["done"]
     assert statuses(segment, 0.5, resume=True) == ["kept"]
+    assert statuses(segment, np.nan) == ["done"]
+    assert statuses(segment, np.nan, resume=True) == ["kept"]
+    assert statuses(segment, 0.5) == ["done"]
     assert statuses(replaces_and_fails, 0.7) == ["failed"]
     assert statuses(segment, 0.5, resume=True) == ["done"]
     assert out.read_text() == "mask"
@@ -556,7 +586,8 @@ def test_a_line_that_cannot_be_said_keeps_its_exit_code(tmp_path):
 def test_the_same_scene_by_another_path_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("s.tif").write_text("scene")
-    assert find_scenes(["s.tif", "./s.tif", str(tmp_path / "s.tif")]) == ["s.tif"]
+    same = ["s.tif", "./s.tif", str(tmp_path / "s.tif"), f"file://{tmp_path}/s.tif"]
+    assert find_scenes(same) == ["s.tif"]
     out = [tmp_path / "out.tif"]
     for name, status in (("s.tif", "done"), ("./s.tif", "kept"), (str(tmp_path / "s.tif"), "kept")):
         (outcome,) = segment_many([name], out, segment, {}, resume=True)

@@ -277,6 +277,18 @@ def test_a_mask_that_was_enlarged_from_another_grid_is_refused(scene, tmp_path, 
         write_zarr(mask(**change), tmp_path / "m.zarr", resume=True)
 
 
+def test_a_store_in_the_making_that_cannot_be_removed_is_not_gone_on_with(tmp_path):
+    """A link, say, to a faster disk: what is noted there as done would be left out."""
+    done = tmp_path / "fast" / "done"
+    done.mkdir(parents=True)
+    (done / "0.0").touch()
+    (tmp_path / ".m.zarr.partial").symlink_to(tmp_path / "fast")
+    mask = xr.DataArray(da.ones((64, 64), dtype="uint8", chunks=32), dims=("y", "x"))
+    with pytest.raises(OSError, match=r"\.m\.zarr\.partial, of a run .*: remove it"):
+        write_zarr(mask, tmp_path / "m.zarr")
+    assert not (tmp_path / "m.zarr").exists()
+
+
 class Remembering(ThreadPoolExecutor):
     """Threads that know what they were given."""
 

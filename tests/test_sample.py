@@ -86,11 +86,14 @@ def test_what_cannot_be_made_is_refused_and_nothing_written(tmp_path):
 @pytest.mark.parametrize("existing", ["s.tif", "s_label.tif"])
 def test_existing_files_are_replaced_only_on_request(tmp_path, existing):
     (tmp_path / existing).write_bytes(b"old")
+    (tmp_path / f"{existing}.ovr").write_bytes(b"of the old one")
     with pytest.raises(FileExistsError, match="overwrite"):
         write_sample(tmp_path / "s.tif", size=(10, 12))
-    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [(existing, b"old")]
+    assert (tmp_path / existing).read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
     write_sample(tmp_path / "s.tif", size=(10, 12), overwrite=True)
     assert read(tmp_path / existing).shape[1:] == (10, 12)
+    assert {file.name for file in tmp_path.iterdir()} == {"s.tif", "s_label.tif"}
 
 
 def test_a_failure_in_the_middle_leaves_the_old_files(tmp_path, monkeypatch):

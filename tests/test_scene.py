@@ -32,6 +32,7 @@ from cloudmask.grid import Grid, grid_of
 from cloudmask.plan import plan_scene
 from cloudmask.readers import open_reader
 from cloudmask.readers.raster import RasterReader
+from cloudmask.readers.zarr import ZarrReader
 from cloudmask.scene import describe, model_grid
 from cloudmask.write.geozarr import place_attributes
 
@@ -504,6 +505,45 @@ def test_overviews_of_a_scene_are_close_to_its_mean(make_scene, rng):
     scene = values_of(open_scene(path, resize_factor=16, chunk=20))
     np.testing.assert_allclose(scene, area_mean(pixels, 32, 40), atol=2)
     assert describe(path)["overviews"] == [2, 4, 8]
+
+
+@pytest.mark.parametrize(("level", "side"), [(2, 499), (4, 249)])
+def test_a_resolution_just_below_an_overviews_does_not_depend_on_chunks(
+    make_scene, rng, level, side
+):
+    """GDAL takes a window of an overview as it is where it is longer by a part of a pixel."""
+    path = make_scene(noise(rng, (3, 1000, 1000)), tiled=True, blockxsize=64, blockysize=64)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([level], rasterio.enums.Resampling.average)
+    whole = values_of(open_scene(path, resize_factor=1000 / side, chunk=1000))
+    parts = values_of(open_scene(path, resize_factor=1000 / side, chunk=100))
+    np.testing.assert_allclose(parts.astype("float32"), whole, atol=1)
+
+
+def test_the_version_of_a_mosaic_does_not_grow_with_its_tiles(make_scene, tmp_path):
+    tiles = [str(make_scene(np.ones((3, 8, 8), "uint8"), f"{i}.tif")) for i in range(30)]
+    rasterio.shutil.copy(tiles[0], tmp_path / "m.vrt", driver="VRT")
+    text = (tmp_path / "m.vrt").read_text()
+    source = text[text.index("<SimpleSource>") : text.index("</SimpleSource>") + 15]
+    more = "".join(source.replace("0.tif", Path(tile).name) for tile in tiles)
+    (tmp_path / "m.vrt").write_text(text.replace(source, more))
+    scene = open_scene(tmp_path / "m.vrt")
+    assert len(scene.attrs["scene_version"]) < 200
+    os.utime(tiles[-1], (1, 1))
+    assert open_scene(tmp_path / "m.vrt").attrs["scene_version"] != scene.attrs["scene_version"]
+
+
+def test_a_zarr_in_rows_is_read_in_rows(tmp_path, rng, monkeypatch):
+    pixels = noise(rng, (3, 512, 2048))
+    array = xr.DataArray(pixels, dims=("band", "y", "x"), name="scene")
+    array.to_dataset().to_zarr(
+        tmp_path / "s.zarr", consolidated=False, encoding={"scene": {"chunks": (3, 128, 2048)}}
+    )
+    read = []
+    values = ZarrReader._values
+    monkeypatch.setattr(ZarrReader, "_values", lambda *at: read.append(at[2]) or values(*at))
+    np.testing.assert_array_equal(open_scene(tmp_path / "s.zarr", chunk=256), pixels)
+    assert read == [slice(0, 2048)] * len(read)
 
 
 def test_gsd_in_metres_reads_that_grid(make_scene, rng):

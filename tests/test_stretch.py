@@ -61,3 +61,10 @@ def test_a_constant_or_empty_band_becomes_0_without_a_warning():
     out = stretch.from_percentiles(sample, 2)(sample)
     assert (out[[0, 2]] == 0).all()
     assert np.isnan(out[1]).all()
+
+
+def test_ends_that_float32_does_not_tell_apart_are_one():
+    values = np.full((1, 1, 100), 1e9, "float32")
+    values[0, 0, :2] = np.nextafter(np.float32(1e9), np.float32(np.inf))
+    out = stretch.from_percentiles(values, 2.0000000000000013)(values)
+    assert np.isfinite(out).all()

@@ -14,7 +14,7 @@ def print_json(value: Any) -> None:
     """On stdout; NaN as null."""
     from cloudmask.write import without_nan
 
-    tell(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
+    tell(json.dumps(without_nan(value), indent=2))
 
 
 class _Unsigned(logging.Formatter):

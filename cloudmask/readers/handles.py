@@ -13,7 +13,9 @@ _held: Counter[str] = Counter()
 """How many handles of a URL are kept open, in all threads."""
 
 
-def kept_open(path: str, name: str, version: str) -> rasterio.DatasetReader:
+def kept_open(
+    path: str, name: str, version: str, overview: int | None = None
+) -> rasterio.DatasetReader:
     """A dataset of this thread's own, since GDAL's handles are not to be shared.
 
     Parameters
@@ -22,16 +24,19 @@ def kept_open(path: str, name: str, version: str) -> rasterio.DatasetReader:
         What the user named, and what GDAL opens for it.
     version : str
         Of another one another handle is opened.
+    overview : int, optional
+        Number of the overview that is opened for its own sake, from 0.
     """
     handles = _own.__dict__.setdefault("handles", OrderedDict())
-    key = path, name, version
+    key = path, name, version, overview
     if key not in handles:
         while len(handles) >= HANDLES:
-            (old, _, _), handle = handles.popitem(last=False)
+            (old, *_), handle = handles.popitem(last=False)
             handle.close()
             _held[old] -= is_served(old)
         forget(path)
-        handles[key] = rasterio.open(name)
+        options = {} if overview is None else {"overview_level": overview}
+        handles[key] = rasterio.open(name, **options)
         _held[path] += is_served(path)
     handles.move_to_end(key)
     return handles[key]

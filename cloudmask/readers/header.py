@@ -1,5 +1,6 @@
 """Open a raster by its header: what it refuses, and how GDAL is told of nodata."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from cloudmask.readers.protocol import (
     version_of,
 )
 from cloudmask.readers.raster import RasterReader
+
+_VERSION = 200
+"""Characters of a version: that of a VRT would grow with its tiles."""
 
 
 def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> RasterReader:
@@ -86,6 +90,8 @@ def open_raster(path: str, bands: tuple[int, ...], nodata: float | None) -> Rast
         can_be_nodata = dtype.kind == "f" or nodata is not None or is_masked
         block = dataset.block_shapes[bands[0] - 1]
         version = " ".join(map(version_of, parts_of(dataset, path)))
+        if len(version) > _VERSION:  # it crosses to workers with each task
+            version = hashlib.sha256(version.encode()).hexdigest()
         packing, colours = _packing(dataset, bands), _colours(dataset, bands)
     return RasterReader(
         path, name, version, bands, grid, dtype, can_be_nodata, block, opening_of(version), packing,

@@ -54,25 +54,45 @@ class RasterReader:
             shape[2] * factor_x,
             shape[1] * factor_y,
         )
-        # A window longer by a fraction of a pixel than what it becomes, GDAL takes for one at full
-        # resolution; and its shortcut for pairs of columns forgets that rows have weights.
-        is_unresampled = 0 < window.height - shape[1] < 1 or 0 < window.width - shape[2] < 1
-        is_spoilt = is_unresampled or (factor_x == 2 and 1 < factor_y < 2)
-        if not is_spoilt:
+        if grid == self.grid:
+            values, _ = self._read(window, shape, Resampling.average)
+            return resample.nan_in_all_bands(values)
+        overview, source = self._source_of(grid)
+        near_y, near_x = source.height / grid.height, source.width / grid.width
+        # A window longer by a fraction of a pixel than what it becomes GDAL takes as it is; and its
+        # shortcut for pairs of columns forgets that rows have weights.
+        longer = shape[1] * near_y - shape[1], shape[2] * near_x - shape[2]
+        if any(0 < by < 1 for by in longer) or (near_x == 2 and 1 < near_y < 2):
+            values = self._average(rows, columns, grid, source, overview)
+        else:
             values, is_spoilt = self._read(window, shape, Resampling.average)
-        if is_spoilt:
-            values = self._average(rows, columns, factor_y, factor_x)
+            if is_spoilt:
+                values = self._average(rows, columns, grid, self.grid, None)
         return resample.nan_in_all_bands(values)
 
-    def _average(self, rows: slice, columns: slice, factor_y: float, factor_x: float) -> Block:
-        """What GDAL's average would be, from the pixels at full resolution."""
+    def _source_of(self, grid: Grid) -> tuple[int | None, Grid]:
+        """What GDAL averages for a coarser grid: the number and the grid of an overview, if any."""
+        with self._open(keep=True) as dataset:
+            levels = dataset.overviews(self.bands[0])
+        factor = min(self.grid.height / grid.height, self.grid.width / grid.width)
+        level, number = max(
+            ((n, i) for i, n in enumerate(levels) if n <= factor), default=(1, None)
+        )
+        sides = (-(-side // level) for side in (self.grid.height, self.grid.width))
+        return number, self.grid.resized(*sides)
+
+    def _average(
+        self, rows: slice, columns: slice, grid: Grid, source: Grid, overview: int | None
+    ) -> Block:
+        """What GDAL's average would be, from the pixels of the scene or of an overview."""
 
         def values(source_y: slice, source_x: slice) -> Block:
             window = Window.from_slices(source_y, source_x)
             shape = (len(self.bands), int(window.height), int(window.width))
-            return self._read(window, shape, Resampling.nearest)[0]
+            return self._read(window, shape, Resampling.nearest, overview)[0]
 
-        mean = resample.average_of(values, self.grid, rows, columns, factor_y, factor_x)
+        factor_y, factor_x = source.height / grid.height, source.width / grid.width
+        mean = resample.average_of(values, source, rows, columns, factor_y, factor_x)
         if self.dtype.kind in "ui":
             mean = resample.rounded(mean)
         return mean if self.can_be_nodata else mean.astype(self.dtype)
@@ -94,7 +114,9 @@ class RasterReader:
         """
         window = Window.from_slices(rows, columns)
         # Closed at once: a mask may be replaced, and a file in the making is removed soon.
-        with self._open(keep=False) as dataset, self._naming(window):
+        # But of rows that can only be read from the top each opening would read those before.
+        keep = self.path.lower().endswith(".png")
+        with self._open(keep=keep) as dataset, self._naming(window):
             values = dataset.read(self.bands, window=window)
             flags = dataset.mask_flag_enums[self.bands[0] - 1]
             if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags):
@@ -130,24 +152,31 @@ class RasterReader:
             return tags
 
     def _read(
-        self, window: Window, shape: tuple[int, ...], resampling: Resampling
+        self,
+        window: Window,
+        shape: tuple[int, ...],
+        resampling: Resampling,
+        overview: int | None = None,
     ) -> tuple[Block, bool]:
         """Values, NaN where a band is nodata; whether what GDAL does not know for it spoils means.
 
         NaN or infinity beside a nodata value: they spoil every mean that they are part of.
         """
         how = {"window": window, "out_shape": shape, "resampling": resampling}
-        with timed("read"), self._open(keep=True) as dataset, self._naming(window):
+        opened = self._open(keep=True, overview=overview)
+        with timed("read"), opened as dataset, self._naming(window):
             return self._values(dataset, how)
 
     @contextmanager
-    def _open(self, *, keep: bool) -> Iterator[rasterio.DatasetReader]:
-        """The dataset; `keep` leaves it open in this thread, for windows to come."""
+    def _open(self, *, keep: bool, overview: int | None = None) -> Iterator[rasterio.DatasetReader]:
+        """The dataset, or one of its overviews; `keep` leaves it open in this thread."""
         with rasterio.Env(**GDAL_OPTIONS):
             try:
                 version = self.version + self.opened
                 dataset = (
-                    kept_open(self.path, self.name, version) if keep else rasterio.open(self.name)
+                    kept_open(self.path, self.name, version, overview)
+                    if keep
+                    else rasterio.open(self.name)
                 )
             except rasterio.errors.RasterioIOError as error:
                 said = f"{self.path} cannot be opened on {platform.node()}: {first_line(error)}"

@@ -60,8 +60,8 @@ class ZarrReader:
         values = self._values(slice(None, None, step[0]), slice(None, None, step[1]))
         return resample.nan_in_all_bands(values.astype("float32"))
 
-    def is_striped(self, grid: Grid, chunk: int) -> bool:  # noqa: ARG002  (the protocol's)
-        return False
+    def is_striped(self, grid: Grid, chunk: int) -> bool:
+        return self.facts()["block"][1] > max(1024, chunk * self.grid.width / grid.width)
 
     def facts(self) -> dict[str, Any]:
         array = _zarr_array(self.path, self.version + self.opened, self.variable)

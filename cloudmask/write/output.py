@@ -160,10 +160,11 @@ def _publish(work: Path, path: Path) -> None:
             target.fs.put(str(made), target.path)
         else:
             move(made, path.parent / made.name)
-    for kind in (".aux.xml", ".ovr", ".msk", ".msk.ovr"):  # GDAL's, of the file that was replaced
-        sidecar = path.with_name(f"{path.name}{kind}")
-        if sidecar.name not in {made.name for made in files}:
-            sidecar.unlink(missing_ok=True)
+    names = {made.name for made in files}
+    for name in names:
+        for kind in (".aux.xml", ".ovr", ".msk", ".msk.ovr"):  # GDAL's, of what was replaced
+            if f"{name}{kind}" not in names:
+                path.with_name(f"{name}{kind}").unlink(missing_ok=True)
 
 
 def remove_for_good(remove: Callable[[], object]) -> None:
@@ -181,12 +182,12 @@ def full_disk(path: Path, error: BaseException, *, cure: str = "") -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """JSON has no NaN and no infinity: null stands for them."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """A Zarr store in the making: what it is made from, and which of its chunks are done."""
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -118,6 +119,8 @@ def _filled(path: Path, made_from: dict[str, Any], *, resume: bool) -> Iterator[
     else:
         if folder.exists():
             _remove(folder)
+        if not is_remote(path) and os.path.lexists(folder):  # chunks in it would be taken for done
+            raise OSError(f"{folder}, of a run that was stopped, cannot be removed: remove it")
         partial = replace(partial, run=uuid.uuid4().hex)
     if not is_remote(path):
         folder.mkdir(exist_ok=True)

@@ -102,6 +102,7 @@ def stream(
             ),
             # As dask would choose; but to see that there is no client it imports distributed.
             scheduler=how or threads,
+            optimize_graph=False,  # of a graph that is: for each chunk dask would go through all
         )
 
 

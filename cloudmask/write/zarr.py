@@ -186,6 +186,7 @@ def _write_metadata(array: xr.DataArray, partial: Partial, attributes: dict[str,
     dataset = array.to_dataset(promote_attrs=False)
     dataset.attrs = placed | attributes | {"zarr_conventions": conventions}
     dataset[name].attrs.pop("_FillValue", None)  # of an array that was read from a store
+    dataset[name].attrs = without_nan(dataset[name].attrs)
     for coordinate in dataset.coords.values():  # which may have been one of Zarr v2
         coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in _OF_VALUES}
     dataset[name].encoding = {
@@ -233,7 +234,12 @@ def _made_from(array: xr.DataArray, grid: Grid) -> dict[str, Any]:
 
 def _digest(values: xr.DataArray) -> str:
     """A few digits that tell coordinates from others."""
-    return hashlib.sha256(repr(values.to_numpy().tolist()).encode()).hexdigest()[:8]
+    held = values.to_numpy()
+    if held.dtype == object:
+        return hashlib.sha256(repr(held.tolist()).encode()).hexdigest()[:8]
+    told = hashlib.sha256(f"{held.dtype} {held.shape}".encode())
+    told.update(held.tobytes())
+    return told.hexdigest()[:8]
 
 
 def _uniform_chunks(array: xr.DataArray) -> xr.DataArray:

@@ -166,6 +166,10 @@ def plan_scene(
     # with probabilities; and forward passes, of a strip where that is less.
     passes = passes_bytes(model.architecture, "float32", *sides)
     memory = 9 * 2**27 + block * (3 * 3 * dtype.itemsize + 2 * 4) + passes
+    if len(columns) > 1:  # rows of chunks wait for those around them, as measured
+        waiting = 3.5 if reader.is_striped(grid, max(columns)) else 2.5 * (grid != native)
+        held = min(waiting * max(rows), grid.height) * grid.width
+        memory += int(held * 3 * dtype.itemsize)
     return Plan(native, grid, (rows, columns), halo, memory, reader.dtype)
 
 

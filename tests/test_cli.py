@@ -558,7 +558,7 @@ REFUSED = {
     "evaluate text": (("evaluate", "scene_label.tif", "text.tif"), "text.tif"),
     "evaluate a scene": (("evaluate", "scene_label.tif", "scene.tif"), "scene.tif has 3 bands"),
     "size 0": (("sample", "s.tif", "--size", "0", "5"), "above 0"),
-    "no tif": (("sample", "s.jpg", "--size", "5", "5"), "let the sample end in .tif"),
+    "no tif": (("sample", "s.jpg", "--size", "5", "5"), "let it end in .tif or .tiff"),
 }
 
 

@@ -23,10 +23,12 @@ WINDOWS = "windows"
 """Key in an array's encoding: reads windows other than the array's chunks. Arrays on a coarser grid
 than the file's lack it: what chunks share in their halos would be averaged twice."""
 
-# Height and width of the scene's own pixels that one task averages: a chunk of a coarse grid may be
-# the whole scene, which one thread would read while the others wait. Of larger windows GDAL decodes
-# blocks several times, since they do not fit its cache.
+# Height and width of the scene's own pixels that one task reads: a chunk of a coarse grid may be
+# the whole scene, which one thread would read while the others wait.
 _READ_SIDE = 4096
+# Where they are averaged, of bytes: GDAL goes through bands, and where they are valid, one after
+# the other, and decodes blocks for each where its cache does not hold what all threads read.
+_AVERAGED_SIDE = 3072
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,19 @@ def open_lazily(
     """
     wanted = square_chunks(grid, chunk)
     native = reader.grid
+    side = _READ_SIDE
+    if grid != native:
+        side = int(_AVERAGED_SIDE / reader.dtype.itemsize**0.5)
     read_chunks = (
-        _pieces(wanted[0], grid.height, native.height),
-        _pieces(wanted[1], grid.width, native.width),
+        _pieces(wanted[0], grid.height, native.height, side),
+        _pieces(wanted[1], grid.width, native.width, side),
     )
     is_striped = reader.is_striped(grid, max(read_chunks[1]))
     if is_striped:
         # A strip spans the scene: read whole rows of pixels once, then cut them into squares.
         rows = min(
             max(wanted[0]) * max(wanted[1]) // grid.width,
-            _READ_SIDE**2 // native.width * grid.height // native.height,
+            side**2 // native.width * grid.height // native.height,
         )
         read_chunks = (layout(grid.height, max(1, rows)), (grid.width,))
     data = da.map_blocks(
@@ -126,9 +131,9 @@ def square_chunks(grid: Grid, chunk: Chunk) -> Chunks:
     return height, width
 
 
-def _pieces(lengths: tuple[int, ...], coarse: int, native: int) -> tuple[int, ...]:
+def _pieces(lengths: tuple[int, ...], coarse: int, native: int, side: int) -> tuple[int, ...]:
     """Cut chunks of an axis that is averaged from a longer one into what one task reads."""
     if native <= coarse:
         return lengths
-    longest = max(1, _READ_SIDE * coarse // native)
+    longest = max(1, side * coarse // native)
     return tuple(piece for length in lengths for piece in layout(length, longest))

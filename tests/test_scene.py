@@ -1076,7 +1076,7 @@ def test_tiled_files_are_read_in_squares(make_scene, rng, reads):
 def test_one_coarse_chunk_is_read_in_pieces_by_all_threads(
     make_scene, rng, reads, monkeypatch, profile
 ):
-    monkeypatch.setattr("cloudmask.windows._READ_SIDE", 512)
+    monkeypatch.setattr("cloudmask.windows._AVERAGED_SIDE", 512)
     path = make_scene(noise(rng, (3, 1500, 2000)), **profile)
     scene = open_scene(path, resize_factor=5)
     assert scene.data.numblocks == (1, 1, 1)
@@ -1085,7 +1085,7 @@ def test_one_coarse_chunk_is_read_in_pieces_by_all_threads(
     assert max(window.height * window.width for window in reads) <= 512**2
     assert sum(window.height * window.width for window in reads) == pytest.approx(1500 * 2000)
     # A mean of 25 never lies half way, where rounding could differ.
-    monkeypatch.setattr("cloudmask.windows._READ_SIDE", 10_000)
+    monkeypatch.setattr("cloudmask.windows._AVERAGED_SIDE", 10_000)
     np.testing.assert_array_equal(values_of(open_scene(path, resize_factor=5)), pieces)
 
 

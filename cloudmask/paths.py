@@ -93,7 +93,7 @@ def path_in(name: str) -> str:
     """The path in the name of a scene, without what URLs and GDAL's names have beside it."""
     name = without_scheme(unsigned(name))
     if _VSICURL in name:
-        (name,) = parse_qs(name.partition(_VSICURL)[2])["url"]
+        (name,) = parse_qs(name.partition(_VSICURL)[2]).get("url", [""])[:1]
     if name.startswith("vrt://"):
         name = name.removeprefix("vrt://").partition("?")[0]
     return urlsplit(name).path if is_remote(name) else name

@@ -20,12 +20,13 @@ import numpy as np
 from parts import enlarged, part, places
 from pool import FACTS, READING
 
-from cloudmask import train
+from cloudmask import train, training
 from cloudmask.augment import retexture, tint
 from cloudmask.cli.output import log_to_stderr
 from cloudmask.constants import NODATA
 from cloudmask.dataset import ROUND
 from cloudmask.draw import Sampling
+from cloudmask.initial import initial_network
 from cloudmask.models import ARCHITECTURES
 from cloudmask.network import start_tensorflow
 from cloudmask.pasting import turn
@@ -60,6 +61,14 @@ def drawn(pool: list[Any], sampling: Sampling, side: int, first_step: int) -> An
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
 
 
+def thawed(recipe: Recipe, **more: Any) -> Any:
+    """A network to go on with, whose batch normalisation learns, as from random weights."""
+    network = initial_network(recipe, **more)
+    for layer in network.layers:
+        layer.trainable = True
+    return network
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -73,6 +82,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--crop", type=int, default=256, help="side of what a step sees of a patch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--thaw", action="store_true", help="with --weights: normalisation learns, too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -90,6 +102,8 @@ def main() -> None:
     def from_pool(first_round: int) -> Any:
         return drawn(pool, recipe.sampling, args.crop, first_round * ROUND)
 
+    if args.thaw:
+        training.initial_network = thawed
     train(args.manifest, args.name, recipe, resume=args.resume, batches=from_pool)
     card = Path("runs") / args.name / CARD
     facts = json.loads(card.read_text())

@@ -57,7 +57,7 @@ class RasterReader:
         if grid == self.grid:
             values, _ = self._read(window, shape, Resampling.average)
             return resample.nan_in_all_bands(values)
-        overview, source = self._source_of(grid)
+        overview, source = self._averaged_for(grid)
         near_y, near_x = source.height / grid.height, source.width / grid.width
         # A window longer by a fraction of a pixel than what it becomes GDAL takes as it is; and its
         # shortcut for pairs of columns forgets that rows have weights.
@@ -70,7 +70,7 @@ class RasterReader:
                 values = self._average(rows, columns, grid, self.grid, None)
         return resample.nan_in_all_bands(values)
 
-    def _source_of(self, grid: Grid) -> tuple[int | None, Grid]:
+    def _averaged_for(self, grid: Grid) -> tuple[int | None, Grid]:
         """What GDAL averages for a coarser grid: the number and the grid of an overview, if any."""
         with self._open(keep=True) as dataset:
             levels = dataset.overviews(self.bands[0])

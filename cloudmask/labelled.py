@@ -208,7 +208,7 @@ def classes_of(label: xr.DataArray, reading: Reading, name: str) -> xr.DataArray
         if (unknown := np.unique(block[classes == _UNKNOWN])).size:
             raise ValueError(
                 f"{name} has the values {', '.join(map(str, unknown))}: a label has 0, 1 and 255; "
-                "say which mean cloud (cloud=(2, 3), --cloud 2,3)"
+                f"say which mean cloud, such as --cloud {unknown[0]} (cloud=({unknown[0]},))"
             )
         return classes
 

@@ -199,7 +199,10 @@ def test_a_label_on_another_grid_is_refused(tmp_path):
         (lambda: write(Path(one.label), label, west=500_010), "lies elsewhere"),
         (lambda: write(Path(one.label), label, crs="EPSG:32634"), "lies elsewhere"),
         (lambda: write(Path(one.label), label.astype("float32")), "is float32: a label is uint8"),
-        (lambda: write(Path(one.label), label * 4 + 1), "has the values 5: .*--cloud VALUES"),
+        (
+            lambda: write(Path(one.label), label * 4 + 1),
+            "has the values 5: .*--cloud 5 ",
+        ),
     ]:
         change()
         with pytest.raises(ValueError, match=match) as caught:

@@ -201,21 +201,21 @@ def _outcomes(
     order = {output.name: number for number, output in enumerate(outputs)}
     outcomes = _beside(pool, one, scenes, outputs) if pool else map(one, scenes, outputs)
 
-    def write() -> float:
+    def write() -> None:
         ordered = sorted(rows, key=lambda name: order.get(name, -1))
         _write_summary(folder / "summary.csv", [rows[name] for name in ordered])
-        return time.monotonic()
 
-    written, is_told = -math.inf, True
+    written, is_written = -math.inf, True
     try:
         for outcome in outcomes:
             rows[Path(outcome.output).name] = asdict(outcome)
-            is_told = time.monotonic() - written > _BETWEEN
-            if is_told:
-                written = write()
+            is_written = time.monotonic() - written > _BETWEEN
+            if is_written:
+                write()
+                written = time.monotonic()
             yield outcome
     finally:
-        if not is_told:
+        if not is_written:
             write()
 
 

@@ -94,8 +94,11 @@ def open_pair(
         They differ in shape or grid, or the radiometry is not given. While the label is computed:
         it has values that are not known.
     """
-    versions = version_of(example.image), version_of(example.label)
-    return _open_pair(example, reading, chunk, versions)
+    return _open_pair(example, reading, chunk, _versions_of(example))
+
+
+def _versions_of(example: Example) -> tuple[str, str]:
+    return version_of(example.image), version_of(example.label)
 
 
 @lru_cache(maxsize=4096)
@@ -147,7 +150,7 @@ def labelled_chunks(examples: Sequence[Example], reading: Reading) -> list[Label
     """
     chunks = []
     for example in examples:
-        versions = version_of(example.image), version_of(example.label)
+        versions = _versions_of(example)
         _, label = _open_pair(example, reading, LONGEST, versions)
         data = da.asarray(label.data)
         # A frame of nodata is often labelled clear, and teaches nothing.

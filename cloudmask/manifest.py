@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudmask.paths import is_local, is_zarr, resolved, unsigned, without_scheme
+from cloudmask.paths import is_local, is_zarr, resolved, unsigned, without_part, without_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def read_examples(path: str | Path) -> list[Example]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder with images/")
     examples = _match_folders(path) if path.is_dir() else _read_csv(path)
-    files = [_file_of(file) for example in examples for file in (example.image, example.label)]
+    files = [without_part(file) for example in examples for file in (example.image, example.label)]
     missing = [file for file in dict.fromkeys(files) if is_local(file) and not Path(file).exists()]
     if missing:
         raise FileNotFoundError(
@@ -162,16 +162,11 @@ def _example(row: dict[str | None, str], folder: Path, where: str) -> Example:
         image=_located(row["image"], folder),
         label=_located(row["label"], folder),
         split=split,
-        scene=row.get("scene") or _file_of(row["image"]),
+        scene=row.get("scene") or without_part(row["image"]),
         set=row.get("set") or "all",
         gsd=_number(row.get("gsd") or row.get("gsd_m"), "gsd", where),
         scale=_number(row.get("scale"), "scale", where),
     )
-
-
-def _file_of(name: str) -> str:
-    """What a part is of; all else as it is."""
-    return name.removeprefix(_PART).partition("?")[0] if name.startswith(_PART) else name
 
 
 def _located(name: str, folder: Path) -> str:

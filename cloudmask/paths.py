@@ -94,9 +94,13 @@ def path_in(name: str) -> str:
     name = without_scheme(unsigned(name))
     if _VSICURL in name:
         (name,) = parse_qs(name.partition(_VSICURL)[2]).get("url", [""])[:1]
-    if name.startswith("vrt://"):
-        name = name.removeprefix("vrt://").partition("?")[0]
+    name = without_part(name)
     return urlsplit(name).path if is_remote(name) else name
+
+
+def without_part(name: str) -> str:
+    """The file of which a name of GDAL's, vrt://FILE?…, names a part; all else as it is."""
+    return name.removeprefix("vrt://").partition("?")[0] if name.startswith("vrt://") else name
 
 
 def resolved(path: str) -> str:

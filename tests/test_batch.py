@@ -20,7 +20,7 @@ from cloudmask import batch, load_model, write_cog
 from cloudmask.batch import _COLUMNS, check_summary, find_scenes, name_outputs, segment_many
 from cloudmask.errors import SchedulerGoneError
 from cloudmask.notes import facts_of
-from cloudmask.paths import unsigned, unsigned_in
+from cloudmask.paths import is_same, unsigned, unsigned_in
 from cloudmask.report import CloudCover
 from cloudmask.sample import write_sample
 
@@ -353,6 +353,20 @@ def test_what_signs_a_url_is_told_from_what_names_a_file(signed, plain):
 )  # fmt: skip
 def test_a_line_keeps_all_but_what_signs_its_urls(line, kept):
     assert unsigned_in(line) == kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "s3://b/a.zarr/",
+        "/vsis3/b/a.zarr",
+        "s3://b/a.zarr?X-Amz-Signature=c",
+        "s3://ann:pw@b/a.zarr",
+    ],
+)
+def test_one_file_has_several_names(other):
+    assert is_same("s3://b/a.zarr", other)
+    assert not is_same("s3://b/c.zarr", other)
 
 
 def test_a_scene_that_was_signed_anew_is_kept_and_no_signature_is_written(

@@ -758,6 +758,18 @@ def test_results_are_told_in_an_encoding_without_their_signs(folder, tmp_path):
         assert done.stdout
 
 
+def test_json_keeps_names_in_any_encoding_and_has_no_infinity(make_scene, tmp_path):
+    scene = make_scene(np.zeros((3, 64, 64), "float32"), "日.tif", nodata=-np.inf)
+    strict = {"parse_constant": pytest.fail}
+    told = run("info", scene, "--json", cwd=tmp_path, PYTHONIOENCODING="ascii").stdout
+    assert json.loads(told, **strict)["nodata"] == "-inf"
+    options = ("--scale", "1", "--nodata", "nan", "--json")
+    done = run("segment", scene, "m.zarr", *options, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout, **strict)["scene"] == str(scene)
+    for file in (tmp_path / "m.zarr").rglob("zarr.json"):
+        json.loads(file.read_text(), **strict)
+
+
 def test_a_picture_that_fails_says_that_the_mask_is_there(tmp_path):
     """A limit that the mask keeps, and the picture does not."""
     write_sample(tmp_path / "noise.tif", size=(512, 512))

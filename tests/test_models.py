@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -300,6 +301,16 @@ def test_a_truncated_file_is_refused(legacy, tmp_path, share):
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ValueError, match=r"cut.hdf5 is (truncated|not an HDF5)") as error:
         load_model(path)
+    assert one_line(error)
+
+
+def test_weights_of_keras_3_by_another_name_are_refused_before_they_are_needed(tmp_path):
+    """Keras takes them for those of Keras 2, and finds nothing."""
+    shutil.copy(load_model("lite").path, tmp_path / "mine.hdf5")
+    with pytest.raises(
+        ValueError, match=r"mine\.hdf5 .*: let its name end in \.weights\.h5"
+    ) as error:
+        load_model(tmp_path / "mine.hdf5")
     assert one_line(error)
 
 

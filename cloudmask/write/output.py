@@ -161,7 +161,7 @@ def _publish(work: Path, path: Path) -> None:
         else:
             move(made, path.parent / made.name)
     names = {made.name for made in files}
-    for name in names:
+    for name in (name for name in names if not name.endswith(".aux.xml")):
         for kind in (".aux.xml", ".ovr", ".msk", ".msk.ovr"):  # GDAL's, of what was replaced
             if f"{name}{kind}" not in names:
                 path.with_name(f"{name}{kind}").unlink(missing_ok=True)

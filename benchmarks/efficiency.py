@@ -1,7 +1,7 @@
 """Ask what share of the network's own speed the whole command reaches, and where the rest goes.
 
     python benchmarks/efficiency.py FOLDER [--short] [--side 10000] [--runs 3]
-        [--models unet-slim unet-f1 lite]
+        [--models slim-lite unet-f1 lite]
 
 Efficiency: seconds of the network alone over the same pixels, held in memory, in the batch that is
 fastest and without halo, over seconds of the command (read, halo, network, COG), start-up apart.
@@ -180,8 +180,8 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    models = ["unet-slim", "unet-f1", "lite"]
-    asked = options(__doc__, side=(10_000, 2_048), models=(models, ["unet-slim", "lite"]))
+    models = ["slim-lite", "unet-f1", "lite"]
+    asked = options(__doc__, side=(10_000, 2_048), models=(models, ["slim-lite", "lite"]))
     folder, scene = asked.folder, sample(asked.folder, asked.side)
     rows = {}
     for model in asked.models:

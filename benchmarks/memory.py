@@ -1,7 +1,7 @@
 """Ask whether peak memory grows with the scene.
 
     python benchmarks/memory.py FOLDER [--short] [--sides 8000 16000 32000 60000] [--coarse 60000]
-        [--real 8000] [--models unet-slim unet-f1] [--runs 3]
+        [--real 8000] [--models slim-lite unet-f1] [--runs 3]
 
 Scenes at their own pixels, and one of COARSE px at every 20th, mask on the scene's grid, through a
 network that costs nothing; then the command with real ones at REAL px. The masks take COARSE²
@@ -37,7 +37,7 @@ def cheap(scene: str, mask: str, factor: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    models = ["unet-slim", "unet-f1"]
+    models = ["slim-lite", "unet-f1"]
     asked = options(
         __doc__,
         sides=([8_000, 16_000, 32_000, 60_000], [2_000, 4_000, 8_000]),

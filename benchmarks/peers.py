@@ -124,6 +124,7 @@ def main() -> None:
     asked = options(__doc__, side=(2048, 1024), peers=("peers", "peers"))
     scene, mask = sample(asked.folder, asked.side), asked.folder / "mask.tif"
     contestants: dict[str, Any] = {
+        "cloudmask, the default": partial(cloudmask, scene, mask, "slim-lite"),
         "cloudmask, slim U-Net": partial(cloudmask, scene, mask, "unet-slim"),
         "cloudmask, U-Net": partial(cloudmask, scene, mask, "unet-f1"),
         "cloudmask, lite": partial(cloudmask, scene, mask, "lite"),

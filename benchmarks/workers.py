@@ -1,7 +1,7 @@
 """Ask what Dask costs: processes against threads, per chunk, and up to how many workers it scales.
 
     python benchmarks/workers.py FOLDER [--short] [--side 6000] [--chunks 1600]
-        [--model unet-slim] [--runs 3]
+        [--model slim-lite] [--runs 3]
 
 First a network on two threads of one process and on two processes of one thread. Then chunks of
 64 px and networks that do nothing or sleep, so that what is left is Dask's work and ours; start-up
@@ -153,7 +153,7 @@ def main() -> None:
     asked = options(
         __doc__,
         side=(6_000, 1_536),
-        model=("unet-slim", "unet-slim"),
+        model=("slim-lite", "slim-lite"),
         chunks=(1_600, 400),
         threads=([1, 2, 4, 8, 16, 32, 64], [1, 8, 64]),
         processes=([1, 2, 4, 8, 16], [1, 4]),

@@ -111,8 +111,9 @@ def load_model(
         Nothing: the registry's default. A name that `list_models` lists. The folder of a run of
         `train`. A Keras 3 ``.weights.h5`` file, or a Keras 2 ``.hdf5`` or ``.h5`` file of the
         older scripts.
-    architecture : {"unet_vgg16", "unet_slim", "lite", "lite_pair", "cloudx_net"}, optional
-        What a file holds; by default it is told from the number of its weights.
+    architecture : str, optional
+        One of `cloudmask.models.ARCHITECTURES`, such as "unet_vgg16": what a file holds; by default
+        it is told from the number of its weights.
     precision : {"float32", "bfloat16", "float16"}, optional
         By default the fastest of the machine that runs it.
 

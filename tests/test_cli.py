@@ -196,7 +196,7 @@ def test_the_size_told_is_that_of_the_output(folder):
         "segment", "scene.tif", "small.tif", "--resize-factor", "4", "--grid", "model", cwd=folder
     )
     assert "150 × 175 px" in done.stdout
-    assert "cloudmask: unet-slim in" in done.stderr
+    assert "cloudmask: slim-lite in" in done.stderr
     with rasterio.open(folder / "small.tif") as dataset:
         assert dataset.shape == (150, 175)
 
@@ -331,7 +331,7 @@ def test_a_scene_is_cut_for_workers_where_the_halo_is_least(make_scene, shape, p
         profile = scene.profile | {"height": shape[0], "width": shape[1]}
     with rasterio.open(path, "w", **profile, sparse_ok=True):
         pass
-    model = load_model("unet-slim")
+    model = load_model()
     assert plan_scene(str(path), model, gsd="native", parts=parts).blocks == blocks
 
 
@@ -375,7 +375,7 @@ def test_info_is_json_for_a_nan_nodata_too(tmp_path, make_scene):
 )
 def test_a_scene_is_read_in_square_pixels_of_the_model(height, width, y, x, seen):
     native = Grid(height, width, Affine(x, 0, 500_000, 0, -y, 5_000_000), CRS.from_epsg(32633))
-    grid = model_grid(native, default_gsd(native, load_model("unet-slim")), None)
+    grid = model_grid(native, default_gsd(native, load_model()), None)
     assert (grid.height, grid.width) == seen
 
 

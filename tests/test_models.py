@@ -494,7 +494,7 @@ def test_a_copy_of_a_registered_file_has_its_card(tmp_path):
     )
 
 
-@pytest.mark.parametrize("architecture", ["lite", "lite_pair"])
+@pytest.mark.parametrize("architecture", ["lite", "slim_lite", "lite_pair"])
 def test_lite_takes_any_multiple_of_its_stride_and_sees_no_further_than_its_overlap(
     tmp_path, architecture
 ):

@@ -29,7 +29,9 @@ def trained(architecture):
     return network
 
 
-@pytest.fixture(scope="module", params=["unet_vgg16", "unet_slim", "lite", "lite_pair"])
+@pytest.fixture(
+    scope="module", params=["unet_vgg16", "unet_slim", "lite", "slim_lite", "lite_pair"]
+)
 def network(request):
     return trained(request.param)
 
@@ -79,12 +81,14 @@ def test_nothing_is_enlarged_or_joined_before_it_is_convolved(network, strips):
     assert "ConcatV2" not in kinds
     steps = [step for stage in strips._stages for step in stage.steps if step.grows > 1]
     convolving = [step for step in steps if step.looks_around]
-    levels = {"lite": 4, "lite_pair": 8}.get(network.name, 5)  # on the way back
+    levels = {"lite": 4, "slim_lite": 9, "lite_pair": 8}.get(network.name, 5)  # on the way back
     assert len(convolving) == levels
     assert len(steps) - len(convolving) <= 1  # squares of `lite` become pixels
 
 
-@pytest.mark.parametrize("architecture", ["unet_vgg16", "unet_slim", "lite", "lite_pair"])
+@pytest.mark.parametrize(
+    "architecture", ["unet_vgg16", "unet_slim", "lite", "slim_lite", "lite_pair"]
+)
 def test_the_network_need_not_stay(architecture):
     network = build(architecture)
     kernels = [weakref.ref(weight) for weight in network.weights]

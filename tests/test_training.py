@@ -939,6 +939,28 @@ def test_a_pair_says_the_mean_of_what_two_say_of_an_image_and_of_it_enlarged(tmp
     assert np.quantile(off, 0.99) < 0.1
 
 
+def test_the_default_says_the_mean_of_the_two_that_it_is_made_of(tmp_path):
+    """`weights/pair.py`, and the file that it left."""
+    script = Path(__file__).parents[1] / "weights" / "pair.py"
+    command = [sys.executable, script, tmp_path / "pair", "unet-slim"]
+    subprocess.run([*command, "lite"], check=True)
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 96, 64, 3)).astype("float32")
+
+    def said(name):
+        return load_model(name, precision="float32")(pixels)
+
+    expected = (said("unet-slim") + said("lite")) / 2
+    assert expected.std() > 0.01
+    for name in (tmp_path / "pair", "slim-lite"):
+        np.testing.assert_allclose(said(name), expected, atol=1e-5)
+    wrong = subprocess.run(
+        [*command[:2], tmp_path / "no", "lite", "unet-slim"], capture_output=True
+    )
+    assert wrong.returncode == 2
+    assert b"unet-slim a unet_slim: give a unet_slim and a lite" in wrong.stderr
+    assert not (tmp_path / "no").exists()
+
+
 def test_what_nodata_makes_is_told_apart_from_clouds_beside_it(tmp_path):
     """`weights/false_cloud.py`: a scene's own clouds are not what its frame makes."""
     write_sample(tmp_path / "scene.tif", size=(512, 640))

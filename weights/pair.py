@@ -1,11 +1,13 @@
-"""Make a `lite_pair` of two `lite`s: the second looks as if at an image enlarged twice.
+"""Make a network that says the mean of two: of a `unet_slim` and a `lite`, or of two `lite`s.
 
-    python weights/pair.py RUN HALF WHOLE [--like NAME]
+    python weights/pair.py RUN FIRST SECOND [--like NAME]
 
-RUN becomes a folder such as `cloudmask train` leaves, to start from. An image enlarged twice,
-bilinearly, mixes each pixel with its neighbours, so the first convolution of WHOLE, 6 × 6 with a
-stride of 2 over it, is one of 5 × 5 over the image itself. Of four pixels that WHOLE would say of
-one, the mean of their logits is taken.
+RUN becomes a folder such as `cloudmask train` leaves, to start from. FIRST tells what is made. A
+`unet_slim` and a `lite` make a `slim_lite`, in which they are what they were. Of two `lite`s, which
+make a `lite_pair`, the second looks as if at an image enlarged twice: bilinearly, which mixes each
+pixel with its neighbours, so its first convolution, 6 × 6 with a stride of 2 over that, is one of
+5 × 5 over the image itself. Of four pixels that it would say of one, the mean of their logits is
+taken.
 """
 
 import argparse
@@ -28,12 +30,11 @@ for k, own in enumerate((1, 1, 2, 2, 3, 3)):
     ENLARGED[k, own + (1 if k % 2 else -1)] = 0.25
 
 
-def find_lite(name: str) -> Path:
-    """The weight file of a `lite`; another architecture ends the program."""
-    model = load_model(name)
-    if model.architecture != "lite":
-        raise SystemExit(f"{name} is a {model.architecture}: give two of lite")
-    return Path(model.path)
+MADE_OF = {
+    "slim_lite": ("unet_slim", "", "lite_"),
+    "lite_pair": ("lite", "half_", "whole_"),
+}
+"""The first of the two (the second is a `lite`), and what the names of their layers begin with."""
 
 
 def enlarged(name: str, values: list[Any]) -> list[Any]:
@@ -49,24 +50,31 @@ def main() -> None:
     """Read the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("half", metavar="HALF")
-    parser.add_argument("whole", metavar="WHOLE")
-    parser.add_argument("--like", metavar="NAME", help="whose card it gets; default: HALF's")
+    parser.add_argument("first", metavar="FIRST")
+    parser.add_argument("second", metavar="SECOND")
+    parser.add_argument("--like", metavar="NAME", help="whose card it gets; default: FIRST's")
     args = parser.parse_args()
     check_new(args.run)
-    card = read_card(args.like or args.half)
-    half, whole = find_lite(args.half), find_lite(args.whole)
+    card = read_card(args.like or args.first)
+    first, second = load_model(args.first), load_model(args.second)
+    made = [name for name, (of, *_) in MADE_OF.items() if of == first.architecture]
+    if not made or second.architecture != "lite":
+        parser.error(
+            f"{args.first} is a {first.architecture}, {args.second} a {second.architecture}: "
+            "give a unet_slim and a lite, or two of lite"
+        )
     start_tensorflow()
-    pair, lite = (build_network(name, "float32") for name in ("lite_pair", "lite"))
-    trained = [layer for layer in lite.layers if layer.weights]
-    read_weights(lite, half)
-    for layer in trained:
-        pair.get_layer(f"half_{layer.name}").set_weights(layer.get_weights())
-    read_weights(lite, whole)
-    for layer in trained:
-        values = enlarged(layer.name, layer.get_weights())
-        pair.get_layer(f"whole_{layer.name}").set_weights(values)
-    write_run(args.run, pair, card, f"{args.half}, and {args.whole} of the image enlarged twice")
+    pair = build_network(made[0], "float32")
+    for model, begins in zip((first, second), MADE_OF[made[0]][1:], strict=True):
+        network = build_network(model.architecture, "float32")
+        read_weights(network, Path(model.path))
+        for layer in network.layers:
+            if values := layer.get_weights():
+                if begins == "whole_":
+                    values = enlarged(layer.name, values)
+                pair.get_layer(f"{begins}{layer.name}").set_weights(values)
+    of_it = " of the image enlarged twice" if made[0] == "lite_pair" else ""
+    write_run(args.run, pair, card, f"the mean of {args.first} and {args.second}{of_it}")
 
 
 if __name__ == "__main__":

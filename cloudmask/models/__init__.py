@@ -46,7 +46,10 @@ ARCHITECTURES = {
     "lite": Architecture(
         stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),
-    # Two of the last, of which the second, on four times as many squares, reaches half as far.
+    "slim_lite": Architecture(
+        stride=32, overlap=224, window=None, weights=3_042_365, bytes_per_pixel=640
+    ),
+    # Two of `lite`, of which the second, on four times as many squares, reaches half as far.
     "lite_pair": Architecture(
         stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=740
     ),

@@ -9,6 +9,8 @@ to a trained one.
 import keras
 from keras import layers, ops
 
+from cloudmask.models.unet import rescaled
+
 STEM = 2
 """Side of the square of pixels that `lite` sees as one."""
 WIDTHS = (24, 64, 96, 128, 128)
@@ -81,11 +83,6 @@ def probability(x, *, stem: int = STEM, side: int = 3 * STEM, of: str = ""):
     if stem == STEM:
         x = _DepthToSpace(dtype="float32", name=f"{of}pixels")(x)
     return layers.Activation("sigmoid", dtype="float32", name=f"{of}probability")(x)
-
-
-def rescaled(inputs):
-    """0–255 as -1 to 1."""
-    return layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
 
 
 def lite() -> keras.Model:

@@ -8,7 +8,8 @@ https://doi.org/10.1109/34.58871.
 import keras
 from keras import layers
 
-from cloudmask.models.lite import probability, rescaled
+from cloudmask.models.lite import probability
+from cloudmask.models.unet import rescaled
 
 SIDE = 5
 """Of the first convolution of the second: as far as `lite`'s sees of an image enlarged twice."""

@@ -8,6 +8,11 @@ from typing import Any
 from keras import layers
 
 
+def rescaled(inputs: Any) -> Any:
+    """0–255 as -1 to 1."""
+    return layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
+
+
 def conv_unit(x: Any, filters: int, name: str) -> Any:
     """Convolution, batch normalisation, rectifier."""
     x = layers.Conv2D(

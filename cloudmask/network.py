@@ -40,9 +40,9 @@ _STARTED_IN: set[int] = set()
 SIDE_BY_SIDE = 2
 """Forward passes at the same time, on a CPU. One uses all cores but leaves gaps: two were 8 %
 faster with a U-Net in 16 bits, 10 % with `lite` in float32."""
-_LIGHT = 500
-"""Bytes that a pixel takes at most in one of two in float32. With 520, the slim U-Net, one pass in
-strips of twice the height is faster by 4 %; with a U-Net's 1200 two would be too much memory."""
+_LIGHT = 300
+"""Bytes that a pixel takes at most in one of two in float32. With 390, the slim U-Net, one pass in
+strips of twice the height is faster by 4 %; with a U-Net's 1000 two would be too much memory."""
 _TURNS, _NEXT = threading.Semaphore(SIDE_BY_SIDE), threading.Lock()
 STRIP_BYTES = 1200 * 2**20
 """Memory of the passes that run at the same time, roughly at most."""
@@ -184,27 +184,48 @@ def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
 ) -> tuple[Callable[[Block, int], Block], str]:
     """A network, given pixels and rows of a strip, and its precision."""
-    tf = start_tensorflow()
+    start_tensorflow()
     path = str(find_weights(path, sha256))
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
-    network = build_network(architecture, chosen, is_drawn=False)
-    read_weights(network, Path(path))
-    if ARCHITECTURES[architecture].window is None:
+    with _collected():
+        network = build_network(architecture, chosen, is_drawn=False)
+        read_weights(network, Path(path))
+        if ARCHITECTURES[architecture].window is not None:
+            return _windows(network), chosen
         from cloudmask.strips import Strips
 
         strips = Strips(network)
         del network
-        gc.collect()  # layers know each other: 95 MB of a U-Net would stay
-        return strips, chosen
+    return strips, chosen
 
-    # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
+
+def _windows(network: "keras.Model") -> Callable[[Block, int], Block]:
+    """One trace for any size: a fixed shape is no faster, and each shape would trace again."""
+    tf = start_tensorflow()
+
     def probability(pixels: Any) -> Any:
         return network(pixels, training=False)[..., 0]
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
-    return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), chosen
+    return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy()
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Free what is made in here and left behind: layers know each other, 95 MB of a U-Net's.
+
+    What was there before is set aside: to look at all of it takes 0.2 s.
+    """
+    if is_free := not gc.get_freeze_count():  # or the caller's own would be unfrozen
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if is_free:
+            gc.unfreeze()
 
 
 def side_by_side(architecture: str, precision: str) -> int:
@@ -226,14 +247,14 @@ def passing(architecture: str, precision: str, height: int, width: int) -> Passi
     """How blocks of a size pass through a network.
 
     One that fits in `STRIP_BYTES` is one strip, if need be alone: to compile how strips meet takes
-    a second, and a scene of a thousand pixels has nothing to run beside it.
+    one to three seconds, and strips of 2,048 px take a quarter to a half more time than one pass.
     """
     card = ARCHITECTURES[architecture]
     most = side_by_side(architecture, precision)
-    row = _strip_pixel(architecture, precision) * width
     for count in range(most, 0, -1):
-        if (rows := STRIP_BYTES // (row * count) - card.overlap // 3) >= height:
+        if count * height * width * _pixel_bytes(architecture, precision) <= STRIP_BYTES:
             return Passing(count, round_up(height, card.stride))
+    row = _strip_pixel(architecture, precision) * width
     rows = min(STRIP_BYTES // (row * most) - card.overlap // 3, _HIGHEST)
     return Passing(most, max(rows // card.stride, 2) * card.stride)
 
@@ -249,10 +270,10 @@ def passes_bytes(architecture: str, precision: str, height: int, width: int) -> 
 def _strip_pixel(architecture: str, precision: str) -> int:
     """Bytes that a pixel of a strip takes.
 
-    Measured: a strip takes half more than the memory of one pass over its pixels, since layers wait
-    for each other; and what they keep until the next strip takes as much as a third of the halo.
+    Measured: a strip takes twice the memory of one pass over its pixels, since layers wait for each
+    other; and what they keep until the next strip takes as much as a third of the halo.
     """
-    return 3 * _pixel_bytes(architecture, precision) // 2
+    return 2 * _pixel_bytes(architecture, precision)
 
 
 def _pixel_bytes(architecture: str, precision: str) -> int:

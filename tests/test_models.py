@@ -215,18 +215,21 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
     ("name", "precision", "side", "most", "whole"),
     [
         ("unet-f1", "bfloat16", 64, 2, True),
-        ("unet-f1", "bfloat16", 1024, 1, True),
+        ("unet-f1", "bfloat16", 1024, 2, True),
+        ("unet-f1", "bfloat16", 1280, 1, True),
         ("unet-f1", "bfloat16", 1536, 2, False),
         ("unet-f1", "float32", 64, 1, True),
         ("unet-slim", "float32", 64, 1, True),
         ("lite", "float32", 64, 2, True),
-        ("lite", "float32", 2560, 2, False),
+        ("lite", "float32", 2560, 1, True),
+        ("lite", "float32", 3072, 2, False),
+        ("slim-lite", "bfloat16", 2048, 1, True),
     ],
 )
 def test_so_many_forward_passes_run_at_the_same_time(
     monkeypatch, name, precision, side, most, whole
 ):
-    """A block that fits the memory of two passes is one strip, alone, and waits for its turn."""
+    """A block whose pass fits the memory of all is one strip, if need be alone, and waits."""
     from cloudmask.strips import Strips
 
     lock, running, seen, strips = threading.Lock(), [], [], set()

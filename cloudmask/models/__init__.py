@@ -35,23 +35,22 @@ ARCHITECTURES = {
         overlap=224,
         window=None,
         weights=23_770_769,
-        bytes_per_pixel=1200,
+        bytes_per_pixel=1000,
         encoder="block",
     ),
-    # The convolutions of these two reach 224 and 222 px from a multiple of the stride. One pass of
-    # the first takes 410 bytes a pixel, but strips more: most of its channels are at full size.
+    # The convolutions of these two reach 224 and 222 px from a multiple of the stride.
     "unet_slim": Architecture(
-        stride=32, overlap=224, window=None, weights=1_672_473, bytes_per_pixel=520
+        stride=32, overlap=224, window=None, weights=1_672_473, bytes_per_pixel=390
     ),
     "lite": Architecture(
         stride=32, overlap=224, window=None, weights=1_369_892, bytes_per_pixel=160
     ),
     "slim_lite": Architecture(
-        stride=32, overlap=224, window=None, weights=3_042_365, bytes_per_pixel=640
+        stride=32, overlap=224, window=None, weights=3_042_365, bytes_per_pixel=430
     ),
     # Two of `lite`, of which the second, on four times as many squares, reaches half as far.
     "lite_pair": Architecture(
-        stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=740
+        stride=32, overlap=224, window=None, weights=2_738_125, bytes_per_pixel=680
     ),
     # Its pyramid pools over the whole input, so the 256 × 256 window is part of the model.
     # Windows lie on a grid of half their size; a halo of that holds all that touch a chunk.

@@ -217,7 +217,7 @@ def test_a_network_is_loaded_once(legacy, expected, monkeypatch):
         ("unet-f1", "bfloat16", 64, 2, True),
         ("unet-f1", "bfloat16", 1024, 2, True),
         ("unet-f1", "bfloat16", 1280, 1, True),
-        ("unet-f1", "bfloat16", 1536, 2, False),
+        ("unet-f1", "bfloat16", 1792, 2, False),
         ("unet-f1", "float32", 64, 1, True),
         ("unet-slim", "float32", 64, 1, True),
         ("lite", "float32", 64, 2, True),

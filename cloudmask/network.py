@@ -184,48 +184,27 @@ def _loaded(
     path: str, sha256: str, architecture: str, precision: str | None
 ) -> tuple[Callable[[Block, int], Block], str]:
     """A network, given pixels and rows of a strip, and its precision."""
-    start_tensorflow()
+    tf = start_tensorflow()
     path = str(find_weights(path, sha256))
     chosen = precision or choose_precision()
     why = "asked for" if precision else "fastest on this machine"
     logger.info("%s in %s (%s)", Path(path).name.removesuffix(".weights.h5"), chosen, why)
-    with _collected():
-        network = build_network(architecture, chosen, is_drawn=False)
-        read_weights(network, Path(path))
-        if ARCHITECTURES[architecture].window is not None:
-            return _windows(network), chosen
+    network = build_network(architecture, chosen, is_drawn=False)
+    read_weights(network, Path(path))
+    if ARCHITECTURES[architecture].window is None:
         from cloudmask.strips import Strips
 
         strips = Strips(network)
         del network
-    return strips, chosen
+        gc.collect()  # layers know each other: 95 MB of a U-Net would stay
+        return strips, chosen
 
-
-def _windows(network: "keras.Model") -> Callable[[Block, int], Block]:
-    """One trace for any size: a fixed shape is no faster, and each shape would trace again."""
-    tf = start_tensorflow()
-
+    # One trace for any size: a fixed shape would be no faster, and each shape would trace again.
     def probability(pixels: Any) -> Any:
         return network(pixels, training=False)[..., 0]
 
     run = tf.function(probability, [tf.TensorSpec((None, None, None, 3), tf.float32)])
-    return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy()
-
-
-@contextmanager
-def _collected() -> Iterator[None]:
-    """Free what is made in here and left behind: layers know each other, 95 MB of a U-Net's.
-
-    What was there before is set aside: to look at all of it takes 0.2 s.
-    """
-    if is_free := not gc.get_freeze_count():  # or the caller's own would be unfrozen
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        if is_free:
-            gc.unfreeze()
+    return lambda pixels, _: run(tf.cast(tf.constant(pixels), tf.float32)).numpy(), chosen
 
 
 def side_by_side(architecture: str, precision: str) -> int:

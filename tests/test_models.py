@@ -269,7 +269,7 @@ def test_passes_that_run_alone_and_side_by_side_take_turns(monkeypatch):
 
     monkeypatch.setattr(Strips, "__call__", pass_slowly)
     model = load_model("unet-f1", precision="bfloat16")
-    blocks = [np.zeros((1, side, side, 3), "uint8") for side in [64, 1024, 64, 64] * 4]
+    blocks = [np.zeros((1, side, side, 3), "uint8") for side in [64, 1280, 64, 64] * 4]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(model, blocks))
     assert [64, 64] in seen

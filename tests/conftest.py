@@ -17,7 +17,12 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from rasterio.transform import from_origin
 
+from cloudmask.models import ARCHITECTURES
+
 SHARED = Path(__file__).parents[2] / "shared"
+
+WINDOWLESS = [name for name, card in ARCHITECTURES.items() if card.window is None]
+"""Networks that take blocks of any size, in strips."""
 
 _CPU = Path("/proc/cpuinfo")
 _FLAGS = set(_CPU.read_text().split()) if _CPU.exists() else set()

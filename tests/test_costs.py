@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import FakeModel
+from conftest import WINDOWLESS, FakeModel
 from dask.callbacks import Callback
 
 from cloudmask import (
@@ -127,9 +127,7 @@ def test_nodata_is_not_read_ahead_of_the_network(
     assert costs.held <= 4 * 128**2 + 3 * 8 * 256**2
 
 
-@pytest.mark.parametrize(
-    "architecture", ["unet_vgg16", "unet_slim", "lite", "slim_lite", "lite_pair"]
-)
+@pytest.mark.parametrize("architecture", WINDOWLESS)
 def test_pixels_that_the_network_sees_for_each_of_the_scene(architecture):
     """With default chunks: halos and the mirrored edges."""
     card, side = ARCHITECTURES[architecture], 3 * CHUNK

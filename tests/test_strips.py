@@ -6,6 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from conftest import WINDOWLESS
 from keras import layers
 
 from cloudmask.models import build
@@ -29,9 +30,7 @@ def trained(architecture):
     return network
 
 
-@pytest.fixture(
-    scope="module", params=["unet_vgg16", "unet_slim", "lite", "slim_lite", "lite_pair"]
-)
+@pytest.fixture(scope="module", params=WINDOWLESS)
 def network(request):
     return trained(request.param)
 
@@ -86,9 +85,7 @@ def test_nothing_is_enlarged_or_joined_before_it_is_convolved(network, strips):
     assert len(steps) - len(convolving) <= 1  # squares of `lite` become pixels
 
 
-@pytest.mark.parametrize(
-    "architecture", ["unet_vgg16", "unet_slim", "lite", "slim_lite", "lite_pair"]
-)
+@pytest.mark.parametrize("architecture", WINDOWLESS)
 def test_the_network_need_not_stay(architecture):
     network = build(architecture)
     kernels = [weakref.ref(weight) for weight in network.weights]

@@ -153,9 +153,8 @@ def _architecture(weights: str | None, run: Path, *, resume: bool) -> str:
     from cloudmask.registry import load_model
     from cloudmask.runs import CONFIG
 
-    if resume and has_keys(
-        run / CONFIG, "recipe", "manifest"
-    ):  # the weights it began with may be gone
+    # The weights it began with may be gone.
+    if resume and has_keys(run / CONFIG, "recipe", "manifest"):
         return str(read_json(run / CONFIG, cure="begin the run again")["recipe"]["architecture"])
     return load_model(weights).architecture if weights else "unet_vgg16"
 

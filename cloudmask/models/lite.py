@@ -9,7 +9,7 @@ to a trained one.
 import keras
 from keras import layers, ops
 
-from cloudmask.models.unet import rescaled
+from cloudmask.models.unet import of_rgb
 
 STEM = 2
 """Side of the square of pixels that `lite` sees as one."""
@@ -93,5 +93,4 @@ def lite() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3), name="input_layer")
-    return keras.Model(inputs, probability(rescaled(inputs)), name="lite")
+    return of_rgb("lite", probability)

@@ -1,16 +1,25 @@
-"""What the U-Nets share.
+"""What the U-Nets and `lite` share.
 
 Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import layers
 
 
-def rescaled(inputs: Any) -> Any:
-    """0–255 as -1 to 1."""
-    return layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
+def of_rgb(name: str, *branches: Callable[[Any], Any]) -> keras.Model:
+    """A network of RGB 0–255 that says what a branch says of it as -1 to 1, or several in the mean.
+
+    The mean of networks: Hansen & Salamon 1990, https://doi.org/10.1109/34.58871.
+    """
+    inputs = layers.Input((None, None, 3), name="input_layer")
+    x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(inputs)
+    said = [branch(x) for branch in branches]
+    outputs = layers.Average(dtype="float32", name="mean")(said) if len(said) > 1 else said[0]
+    return keras.Model(inputs, outputs, name=name)
 
 
 def conv_unit(x: Any, filters: int, name: str) -> Any:

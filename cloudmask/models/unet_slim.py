@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from cloudmask.models.unet import conv_unit, rescaled, way_back
+from cloudmask.models.unet import conv_unit, of_rgb, way_back
 
 
 def probability(x: Any) -> Any:
@@ -42,5 +42,4 @@ def unet_slim() -> keras.Model:
     keras.Model
         (n, y, x, 3) RGB 0–255, y and x multiples of 32 → (n, y, x, 1) float32 probabilities.
     """
-    inputs = layers.Input((None, None, 3), name="input_layer")
-    return keras.Model(inputs, probability(rescaled(inputs)), name="unet_slim")
+    return of_rgb("unet_slim", probability)
